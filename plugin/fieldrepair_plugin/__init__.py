@@ -1,0 +1,1 @@
+"""The repair engine, and everything that plugs into MLflow."""

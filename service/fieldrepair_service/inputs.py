@@ -1,0 +1,110 @@
+"""How one served input is laid out and scaled, so that monitor, labelling page and repair engine read it alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fieldrepair_service.errors import InputError
+
+Layout = Literal["CHW", "HWC", "HW"]
+
+
+class ImageInput(BaseModel):
+    """The served form of one image, and how it maps to pixels.
+
+    A model server receives plain numbers. This says how they stand (``layout``) and what they mean:
+    per channel, ``served = (pixel / 255 - mean) / std`` with pixels in 0..255. A model that takes raw 0..255
+    values has ``mean=(0,)`` and ``std=(1/255,)``; one that takes values in 0..1 has ``mean=(0,)`` and ``std=(1,)``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["image"] = "image"
+    height: int = Field(gt=0)
+    """Rows of pixels."""
+    width: int = Field(gt=0)
+    """Pixels per row."""
+    channels: Literal[1, 3] = 1
+    """1 = grey, 3 = red, green, blue."""
+    layout: Layout = "CHW"
+    """Order of a served instance's axes. ``HW`` is grey without a channel axis."""
+    flat: bool = False
+    """True when an instance is served as one row of height * width * channels numbers (a data frame, say)."""
+    dtype: str = "float32"
+    """NumPy dtype of the tensor the model takes."""
+    mean: tuple[float, ...] = (0.0,)
+    """Per channel (or one for all), on the 0..1 scale."""
+    std: tuple[float, ...] = (1.0,)
+    """Per channel (or one for all), on the 0..1 scale."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImageInput:
+        if self.layout == "HW" and self.channels != 1:
+            raise ValueError(f"layout HW is for grey images, got {self.channels} channels")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} needs 1 or {self.channels} values, got {len(values)}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        np.dtype(self.dtype)
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one served instance."""
+        full = {
+            "CHW": (self.channels, self.height, self.width),
+            "HWC": (self.height, self.width, self.channels),
+            "HW": (self.height, self.width),
+        }[self.layout]
+        return (int(np.prod(full)),) if self.flat else full
+
+    def to_pixels(self, served: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+        """Pixels of served instances, rounded and clipped to 0..255.
+
+        Args:
+            served: ``(n, *shape)`` numbers as the model server receives them.
+
+        Returns:
+            ``(n, channels, height, width)`` uint8.
+
+        Raises:
+            InputError: if the instances do not have this shape.
+        """
+        if served.ndim == 0 or served.shape[1:] != self.shape:
+            raise InputError(f"expected instances of shape {self.shape}, got an array of shape {served.shape}")
+        values = served.astype(np.float64)
+        if self.layout == "HWC":
+            values = values.reshape(-1, self.height, self.width, self.channels).transpose(0, 3, 1, 2)
+        else:
+            values = values.reshape(-1, self.channels, self.height, self.width)
+        pixels = (values * self._per_channel(self.std) + self._per_channel(self.mean)) * 255.0
+        return np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8)
+
+    def from_pixels(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Served instances of pixels; the inverse of :meth:`to_pixels`.
+
+        Args:
+            pixels: ``(n, channels, height, width)`` numbers in 0..255 (fractions allowed).
+
+        Returns:
+            ``(n, *shape)`` of this spec's dtype.
+
+        Raises:
+            InputError: if the pixels do not have this size.
+        """
+        expected = (self.channels, self.height, self.width)
+        if pixels.ndim == 0 or pixels.shape[1:] != expected:
+            raise InputError(f"expected pixels of shape (n, {expected}), got {pixels.shape}")
+        values = (pixels.astype(np.float64) / 255.0 - self._per_channel(self.mean)) / self._per_channel(self.std)
+        if self.layout == "HWC":
+            values = values.transpose(0, 2, 3, 1)
+        return values.reshape(-1, *self.shape).astype(np.dtype(self.dtype))
+
+    @staticmethod
+    def _per_channel(values: tuple[float, ...]) -> npt.NDArray[np.float64]:
+        return np.asarray(values, dtype=np.float64).reshape(1, -1, 1, 1)
