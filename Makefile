@@ -1,0 +1,57 @@
+# The few verbs of this project. `make help` lists them; each sets up what it needs.
+PYTHON  ?= python3.11
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+TESTS   ?= tests
+# Real data sets for tests and benchmarks, where a machine has them; without them those tests say why they are skipped.
+FIELDREPAIR_DATA ?= $(abspath $(wildcard ../shared/data))
+export FIELDREPAIR_DATA
+# No usage reports from libraries while we test and measure.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench system-packages clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+setup: $(READY) ## create .venv with everything installed
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (about a minute; a few seconds where uv has the packages cached)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
+	@touch $(READY)
+
+demo: $(READY) ## the whole story on real data, in a few minutes (KEEP=1 leaves everything running)
+	@$(BIN)/python -m examples.digits $(if $(KEEP),--keep)
+
+test: $(READY) system-packages ## run the tests (TESTS=tests/service for a part)
+	@echo "== tests (real data sets: $(or $(FIELDREPAIR_DATA),none; those tests are skipped))"
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(READY) ## lint, format, types and import rules
+	@echo "== ruff"       && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== pyright"    && $(BIN)/pyright --pythonpath $(BIN)/python
+	@echo "== import-linter" && $(BIN)/lint-imports
+	@echo "check: all good"
+
+format: $(READY) ## format the code and sort imports
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmarks/
+	@$(BIN)/python -m benchmarks
+
+# Debian packages that some tests need. Installed when we are root; otherwise named, and those tests skip with the reason.
+system-packages:
+	@test -d /usr/lib/postgresql || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "== installing the Debian package postgresql (case-book tests run on it too)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
+	  else echo "note: the Debian package postgresql is not installed; tests on PostgreSQL are skipped"; fi; }
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build

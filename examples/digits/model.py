@@ -1,0 +1,43 @@
+"""A small convolutional network for the scans, trained in seconds."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from examples.digits.data import Part
+
+
+def build_network() -> nn.Sequential:
+    """Three convolutions and two linear layers, about 75,000 weights; takes (n, 1, 8, 8), gives (n, 10) logits."""
+    return nn.Sequential(
+        *_block(1, 32),
+        *_block(32, 64),
+        nn.MaxPool2d(2),
+        *_block(64, 64),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+def _block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU()
+
+
+def train_network(part: Part, *, epochs: int = 40, seed: int = 0) -> nn.Sequential:
+    """A network trained on ``part``, in evaluation mode."""
+    torch.manual_seed(seed)
+    network = build_network()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+    images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(32):
+            loss = F.cross_entropy(network(images[batch]), labels[batch], label_smoothing=0.05)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return network.eval()
