@@ -1,0 +1,239 @@
+"""The field log: idempotent appends, cursors that survive compaction, bounded and ordered reads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from fieldrepair_service.errors import InputError, RowsNotFound, StoreError
+from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, Cursor, FieldLog, FieldRows
+
+DAY_MS = 86_400_000
+START_MS = 1_760_000_000_000
+
+
+def make_rows(
+    writer: str,
+    seqs: Sequence[int],
+    *,
+    per_request: int = 2,
+    version: str = "1",
+    start_ms: int = START_MS,
+    step_ms: int = 10,
+) -> pa.Table:
+    """``per_request`` rows for every exchange in ``seqs``; input k of exchange s is [s, k]."""
+    rows = [_row(writer, seq, row, start_ms + seq * step_ms, version) for seq in seqs for row in range(per_request)]
+    return pa.Table.from_pylist(rows, schema=FIELD_LOG_SCHEMA)
+
+
+def _row(writer: str, seq: int, row: int, timestamp_ms: int, version: str) -> dict[str, object]:
+    return {
+        "writer": writer,
+        "seq": seq,
+        "row": row,
+        "request_id": f"{timestamp_ms:012x}-{writer}-{seq}",
+        "client_request_id": None,
+        "timestamp_ms": timestamp_ms,
+        "date": datetime.fromtimestamp(timestamp_ms / 1000, timezone.utc).date().isoformat(),
+        "model_name": "fashion",
+        "model_version": version,
+        "protocol": "mlflow",
+        "status_code": 200,
+        "execution_time_ms": 1.5,
+        "sampling_fraction": 1.0,
+        "input": np.array([seq, row], dtype="<f4").tobytes(),
+        "dtype": "float32",
+        "shape": [2],
+        "scores": [0.25, 0.75],
+        "predicted_class": 1,
+        "confidence": 0.75,
+    }
+
+
+def positions(rows: FieldRows) -> list[tuple[str, int, int]]:
+    table = rows.to_table()
+    columns = (table.column(name).to_pylist() for name in ("writer", "seq", "row"))
+    return list(zip(*columns, strict=True))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> FieldLog:
+    return FieldLog.open(tmp_path / "field_log")
+
+
+def test_rows_come_back_as_they_went_in(log: FieldLog) -> None:
+    rows = make_rows("a", range(1, 4))
+    assert log.append(rows, writer="a", last_seq=3)
+    read = log.read_after({}, limit=100)
+    assert read.to_table().equals(rows)
+    assert read.to_table().schema == FIELD_LOG_SCHEMA
+    assert log.count() == 6
+    assert log.count(model_name="fashion", model_version="2") == 0
+
+
+def test_an_append_is_written_once(log: FieldLog) -> None:
+    rows = make_rows("a", [1, 2])
+    assert log.append(rows, writer="a", last_seq=2)
+    assert not log.append(rows, writer="a", last_seq=2)
+    assert log.last_seq("a") == 2
+    assert log.last_seq("b") is None
+    # After a crash the batch may have grown: only what is new is written.
+    assert log.append(make_rows("a", [1, 2, 3]), writer="a", last_seq=3)
+    assert log.count() == 6
+
+
+def test_a_second_handle_with_an_old_snapshot_writes_nothing_twice(tmp_path: Path) -> None:
+    first, second = FieldLog.open(tmp_path / "log"), FieldLog.open(tmp_path / "log")
+    assert first.append(make_rows("a", [1]), writer="a", last_seq=1)
+    assert not second.append(make_rows("a", [1]), writer="a", last_seq=1)
+    assert second.append(make_rows("b", [1]), writer="b", last_seq=1)
+    assert first.count() == 4
+
+
+def test_many_processes_may_open_and_append_at_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_field_log import FieldLog, make_rows\n"
+        "log = FieldLog.open(sys.argv[2])\n"
+        "for seq in range(1, 4): log.append(make_rows(sys.argv[3], [seq]), writer=sys.argv[3], last_seq=seq)\n"
+    )
+    here, where = str(Path(__file__).parent), str(tmp_path / "log")
+    children = [
+        subprocess.Popen([sys.executable, "-c", program, here, where, writer], stderr=subprocess.PIPE, text=True)
+        for writer in "abc"
+    ]
+    for child in children:
+        _, complaint = child.communicate(timeout=60)
+        assert child.returncode == 0, complaint
+    assert sorted(positions(FieldLog.open(where).read_after({}, limit=100))) == [
+        (writer, seq, row) for writer in "abc" for seq in (1, 2, 3) for row in (0, 1)
+    ]
+
+
+def test_a_cursor_walks_the_log_without_gaps_or_repeats(log: FieldLog) -> None:
+    log.append(make_rows("a", range(5), per_request=3), writer="a", last_seq=4)
+    log.append(make_rows("b", range(5), per_request=3), writer="b", last_seq=4)
+    log.append(make_rows("a", range(5, 9), per_request=3), writer="a", last_seq=8)
+    cursor: Cursor = {}
+    seen: list[tuple[str, int, int]] = []
+    while len(rows := log.read_after(cursor, limit=4)):
+        assert len(rows) <= 4
+        seen += positions(rows)
+        cursor = rows.cursor_after(cursor)
+        if len(seen) == 16:  # in the middle of a request, and in the middle of the walk
+            log.compact()
+            log.vacuum(timedelta(0))
+    assert len(seen) == len(set(seen)) == 42
+    for writer in "ab":
+        own = [position for position in seen if position[0] == writer]
+        assert own == sorted(own)
+    assert cursor == {"a": (8, 2), "b": (4, 2)}
+    # What comes later is read from there; lists, as JSON gives them back, serve as well.
+    log.append(make_rows("b", [9]), writer="b", last_seq=9)
+    assert positions(log.read_after({"a": [8, 2], "b": [4, 2]}, limit=9)) == [("b", 9, 0), ("b", 9, 1)]
+
+
+def test_writers_are_merged_by_time(log: FieldLog) -> None:
+    log.append(make_rows("late", [1, 2], per_request=1, start_ms=START_MS + 1000), writer="late", last_seq=2)
+    log.append(make_rows("early", [1, 2], per_request=1), writer="early", last_seq=2)
+    order = [position[0] for position in positions(log.read_after({}, limit=10))]
+    assert order == ["early", "early", "late", "late"]
+
+
+def test_a_writers_order_wins_over_its_clock(log: FieldLog) -> None:
+    """A clock that is set back must not make a reader skip or repeat rows."""
+    backwards = make_rows("a", range(6), per_request=1, step_ms=-1000)
+    for seq in range(6):
+        log.append(backwards.slice(seq, 1), writer="a", last_seq=seq)
+    cursor: Cursor = {}
+    seen: list[int] = []
+    while len(rows := log.read_after(cursor, limit=1)):
+        seen += rows.to_table().column("seq").to_pylist()
+        cursor = rows.cursor_after(cursor)
+    assert seen == list(range(6))
+
+
+def test_reads_choose_model_and_version_and_columns(log: FieldLog) -> None:
+    log.append(make_rows("a", [1, 2], version="1"), writer="a", last_seq=2)
+    log.append(make_rows("a", [3, 4], version="2"), writer="a", last_seq=4)
+    rows = log.read_after({}, limit=3, model_name="fashion", model_version="2", columns=["request_id"])
+    assert positions(rows) == [("a", 3, 0), ("a", 3, 1), ("a", 4, 0)]
+    assert "input" not in rows.to_table().column_names
+    with pytest.raises(ValueError, match="no column nonsense"):
+        log.read_after({}, limit=1, columns=["nonsense"])
+
+
+def test_days_are_partitions(log: FieldLog, tmp_path: Path) -> None:
+    log.append(make_rows("a", range(4), step_ms=DAY_MS, per_request=1), writer="a", last_seq=3)
+    assert len(DeltaTable(tmp_path / "field_log").partitions()) == 4
+    assert [p[1] for p in positions(log.read_after({"a": (1, 0)}, limit=10))] == [2, 3]
+
+
+def test_rows_by_key_come_in_the_order_asked(log: FieldLog) -> None:
+    for seq in (1, 2, 3):
+        log.append(make_rows("a", [seq]), writer="a", last_seq=seq)
+    keys = log.read_after({}, limit=10).keys
+    asked = [keys[5], keys[0], keys[3]]
+    assert log.read_rows(asked).keys == asked
+    assert len(log.read_rows([])) == 0
+    with pytest.raises(RowsNotFound, match=r"no 1 of 2 rows asked for: \(nowhere, 7\)"):
+        log.read_rows([keys[0], ("nowhere", 7)])
+
+
+def test_typed_access(log: FieldLog) -> None:
+    log.append(make_rows("a", [1, 2]), writer="a", last_seq=2)
+    rows = log.read_after({}, limit=10)
+    np.testing.assert_array_equal(rows.inputs(), np.array([[1, 0], [1, 1], [2, 0], [2, 1]], dtype=np.float32))
+    assert rows.inputs().dtype == np.float32
+    assert rows.scores().shape == (4, 2)
+    assert rows.predicted_classes().tolist() == [1, 1, 1, 1]
+    assert rows.timestamps_ms.tolist() == [START_MS + 10] * 2 + [START_MS + 20] * 2
+    assert rows.take([2, 0]).rows.tolist() == [0, 0]
+    assert len(rows.take(slice(1, None))) == 3
+    with pytest.raises(InputError, match=r"expected inputs of shape \(3,\) and dtype float32, but row 0 .* has shape"):
+        rows.inputs(shape=(3,))
+
+
+def test_a_missing_prediction_is_named(log: FieldLog) -> None:
+    table = make_rows("a", [1])
+    without = table.set_column(
+        table.column_names.index("predicted_class"), "predicted_class", pa.array([1, None], pa.int32())
+    )
+    with pytest.raises(InputError, match="row 1"):
+        FieldRows(without).predicted_classes()
+    scores = table.set_column(
+        table.column_names.index("scores"), "scores", pa.array([[1.0, 2.0], None], pa.list_(pa.float32()))
+    )
+    with pytest.raises(InputError, match=r"expected 2 scores per row, but row 1 .* has None"):
+        FieldRows(scores).scores()
+    with pytest.raises(InputError, match="got 0"):
+        FieldRows(table.slice(0, 0)).inputs()
+
+
+def test_another_table_is_refused(tmp_path: Path) -> None:
+    DeltaTable.create(tmp_path / "other", schema=pa.schema([pa.field("a", pa.int64())]))
+    with pytest.raises(StoreError, match="not a field log: it has no column writer"):
+        FieldLog.open(tmp_path / "other")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="field log at"):
+        FieldLog.open(tmp_path / "file")
+
+
+def test_concurrent_threads_share_one_handle(log: FieldLog) -> None:
+    def write(writer: str) -> None:
+        for seq in range(3):
+            log.append(make_rows(writer, [seq]), writer=writer, last_seq=seq)
+            log.read_after({}, limit=5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert log.count() == 24
