@@ -1,0 +1,107 @@
+"""What we ask of MLflow's registry, with its exceptions turned into ours. mlflow is imported at first use."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from torch import nn
+
+_RELOG = (
+    "log it again with fieldrepair_plugin.log_model(...), or with "
+    'mlflow.pytorch.log_model(..., serialization_format="pickle"), and attach the new version'
+)
+
+
+@contextmanager
+def registry_errors(what: str) -> Generator[None]:
+    """Turn MLflow's exceptions into :class:`RegistryError` (or :class:`ModelVersionMissingError`) naming ``what``."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        code = str(error.error_code)
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            raise ModelVersionMissingError(f"{what}: {error.message}") from error
+        raise RegistryError(f"{what}: MLflow answered {code}: {error.message}") from error
+    except OSError as error:  # connection refused, artifact store unreachable, disk full
+        raise RegistryError(f"{what}: {error}") from error
+
+
+def model_version(name: str, version: str) -> ModelVersion:
+    """The registry's entry of a model version.
+
+    Raises:
+        ModelVersionMissingError: there is no such version, or it was deleted.
+        RegistryError: MLflow could not answer.
+    """
+    import mlflow
+
+    with registry_errors(f"model version models:/{name}/{version}"):
+        return mlflow.MlflowClient().get_model_version(name, version)
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Fetch an artifact folder and return where it lies (the store's own path if that is local).
+
+    Raises:
+        RegistryError: it is not there or cannot be fetched.
+    """
+    import mlflow.artifacts
+
+    with registry_errors(f"artifacts {uri}"):
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
+def load_module(name: str, version: str) -> nn.Module:
+    """The version's PyTorch module on the CPU, in evaluation mode.
+
+    Raises:
+        UnsupportedModelError: the version is no pickled PyTorch module; the message says how to log it.
+        ModelVersionMissingError: there is no such version.
+        RegistryError: MLflow could not answer.
+    """
+    import torch
+    from mlflow import pytorch as mlflow_pytorch
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    uri = f"models:/{name}/{version}"
+    model_version(name, version)  # a missing version is reported as such, not as a missing artifact
+    with tempfile.TemporaryDirectory(prefix="fieldrepair-model-") as scratch:
+        folder = download(uri, Path(scratch))
+        flavours = cast(dict[str, dict[str, Any]], Model.load(str(folder)).flavors)
+        if "pytorch" not in flavours:
+            found = ", ".join(sorted(set(flavours) - {"python_function"})) or "none"
+            raise UnsupportedModelError(
+                f"{uri} is not a PyTorch model (MLflow flavours: {found}); fieldrepair repairs PyTorch classifiers "
+                f"only: {_RELOG}"
+            )
+        data = folder / str(flavours["pytorch"].get("model_data", "data"))
+        if (data / "model.pt2").exists():
+            raise UnsupportedModelError(
+                f'{uri} was logged with serialization_format="pt2" (MLflow\'s default since 3.17); an exported graph '
+                f"cannot be trained any further, so it cannot be repaired: {_RELOG}"
+            )
+        try:
+            loaded = cast(object, mlflow_pytorch.load_model(str(folder), map_location="cpu"))
+        except (ImportError, AttributeError) as error:
+            raise UnsupportedModelError(
+                f"{uri} cannot be loaded here: {error}; log it with code_paths=[...] naming the files that define its "
+                "classes, or install their package"
+            ) from error
+        except MlflowException as error:
+            raise RegistryError(f"{uri} cannot be loaded: {error.message}") from error
+    if isinstance(loaded, torch.jit.ScriptModule):
+        raise UnsupportedModelError(f"{uri} is a TorchScript module, whose layers cannot be watched: {_RELOG}")
+    if not isinstance(loaded, torch.nn.Module):
+        raise UnsupportedModelError(f"{uri} holds a {type(loaded).__name__}, expected a torch.nn.Module: {_RELOG}")
+    return loaded.eval()

@@ -1,0 +1,177 @@
+"""``fieldrepair attach``: store a hand-over with a model version that was logged without one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import numpy.typing as npt
+from mlflow.entities import LifecycleStage
+
+from fieldrepair_monitoring.errors import ModelVersionMissingError
+from fieldrepair_monitoring.handover import HandOver, load_module
+from fieldrepair_monitoring.reference import Reference, read_arrays
+from fieldrepair_monitoring.registry import model_version, registry_errors
+from fieldrepair_plugin.errors import ModelUriError
+from fieldrepair_plugin.handover_check import prepare_handover
+from fieldrepair_plugin.handover_store import write_handover
+from fieldrepair_service.inputs import ImageInput
+
+EXPERIMENT = "fieldrepair"
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What was stored, and where."""
+
+    name: str
+    """Registered model."""
+    version: str
+    """Its version."""
+    run_id: str
+    """The run that holds the hand-over."""
+    handover_uri: str
+    """The hand-over's folder."""
+    handover: HandOver
+    """What was stored."""
+    notes: tuple[str, ...]
+    """What was guessed, and what looks odd; one sentence each."""
+
+
+def attach(
+    model_uri: str,
+    reference: Reference | str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    input: ImageInput | None = None,
+    embedding_layer: str | None = None,
+    allow_poor_accuracy: bool = False,
+    device: str = "cpu",
+) -> Attached:
+    """Check a registered version against a reference set and store the hand-over with it.
+
+    Args:
+        model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        reference: reference set, or the ``.npz`` file that holds it (see :class:`Reference`); the file may also hold
+            ``class_names``.
+        class_names: one per output; default: those of the file, else ``"0", "1", ...``.
+        input: how a served instance is laid out and scaled; default: guessed where the reference leaves no doubt.
+        embedding_layer: layer whose input is the embedding; default: the ``nn.Linear`` that runs last.
+        allow_poor_accuracy: take a model that is right on the reference no more often than chance.
+        device: where to run the model for the check.
+
+    Raises:
+        ModelUriError: the URI cannot be read.
+        ReferenceSetError: the reference set cannot be read.
+        HandOverMismatchError: model, reference set and description contradict each other.
+        UnsupportedModelError: the version is no pickled PyTorch module.
+        ModelVersionMissingError: there is no such version.
+        RegistryError: MLflow could not answer or could not take the hand-over.
+    """
+    name, version = parse_model_uri(model_uri)
+    if not isinstance(reference, Reference):
+        path = Path(reference)
+        if class_names is None:
+            class_names = _stored_class_names(read_arrays(path))
+        reference = Reference.load_npz(path)
+    checked = prepare_handover(
+        load_module(name, version),
+        reference,
+        class_names=class_names,
+        input=input,
+        embedding_layer=embedding_layer,
+        allow_poor_accuracy=allow_poor_accuracy,
+        device=device,
+    )
+    run_id = _run_for(name, version)
+    uri = write_handover(run_id, name, version, checked.handover)
+    return Attached(name, version, run_id, uri, checked.handover, checked.notes)
+
+
+def run_attach(
+    model_uri: str,
+    reference: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    input: ImageInput | None = None,
+    embedding_layer: str | None = None,
+    allow_poor_accuracy: bool = False,
+    device: str = "cpu",
+) -> None:
+    """The command: :func:`attach`, then say on standard output what was stored."""
+    attached = attach(
+        model_uri,
+        reference,
+        class_names=class_names,
+        input=input,
+        embedding_layer=embedding_layer,
+        allow_poor_accuracy=allow_poor_accuracy,
+        device=device,
+    )
+    sys.stdout.write(describe(attached))
+
+
+def describe(attached: Attached) -> str:
+    """What a person should read after attaching."""
+    handover = attached.handover
+    reference = handover.reference
+    lines = [f"note: {note}" for note in attached.notes]
+    lines += [
+        f"models:/{attached.name}/{attached.version} can now be watched and repaired",
+        f"  classes            {len(handover.class_names)}: {', '.join(handover.class_names)}",
+        f"  reference set      {len(reference.train_x)} training and {len(reference.val_x)} validation inputs",
+        f"  accuracy           {handover.reference_accuracy:.1%} on the validation inputs",
+        f"  embedding layer    {handover.embedding_layer} (its input)",
+        f"  model's output     {handover.output}",
+        f"  stored as          {attached.handover_uri}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def parse_model_uri(model_uri: str) -> tuple[str, str]:
+    """Name and version of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``; an alias is looked up now.
+
+    Raises:
+        ModelUriError: the URI has another form, or the alias is not set.
+        RegistryError: MLflow could not answer.
+    """
+    scheme, _, rest = model_uri.partition("models:/")
+    name, slash, version = rest.strip("/").partition("/")
+    if not scheme and slash and name and version.isdigit():
+        return name, version
+    name, at, alias = rest.strip("/").partition("@")
+    if not scheme and at and name and alias and "/" not in rest.strip("/"):
+        try:
+            with registry_errors(model_uri):
+                return name, str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
+        except ModelVersionMissingError as error:
+            raise ModelUriError(str(error)) from error
+    raise ModelUriError(f"expected models:/NAME/VERSION or models:/NAME@ALIAS, got {model_uri!r}")
+
+
+def _stored_class_names(arrays: dict[str, npt.NDArray[Any]]) -> list[str] | None:
+    names = arrays.get("class_names")
+    return None if names is None else [str(name) for name in np.atleast_1d(names)]
+
+
+def _run_for(name: str, version: str) -> str:
+    """The run that logged the version; a new one if it has none any more."""
+    client = mlflow.MlflowClient()
+    run_id = model_version(name, version).run_id
+    if run_id:
+        try:
+            with registry_errors(f"run {run_id}"):
+                if client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE:
+                    return run_id
+        except ModelVersionMissingError:
+            run_id = None  # deleted for good: the version has outlived its run
+    with registry_errors(f"experiment {EXPERIMENT}"):
+        experiment = mlflow.set_experiment(EXPERIMENT)
+        run = client.create_run(experiment.experiment_id, run_name=f"attach {name} {version}")
+        client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
