@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fieldrepair_monitoring.errors import HandOverError, HandOverMissingError
 from fieldrepair_monitoring.reference import Reference
-from fieldrepair_monitoring.registry import download, load_module, model_version
+from fieldrepair_monitoring.registry import download, load_module, version_tag
 from fieldrepair_monitoring.served_model import Output, ServedModel
 from fieldrepair_service.inputs import ImageInput
 
@@ -129,7 +129,7 @@ def load_handover(name: str, version: str, cache_dir: Path | None = None) -> Han
         HandOverError: there is one, but it cannot be read.
         RegistryError: MLflow could not answer.
     """
-    uri = model_version(name, version).tags.get(HANDOVER_TAG)
+    uri = version_tag(name, version, HANDOVER_TAG)
     if not uri:
         raise HandOverMissingError(
             f"model version models:/{name}/{version} has no hand-over (tag {HANDOVER_TAG}), so it can be neither "

@@ -49,6 +49,26 @@ def model_version(name: str, version: str) -> ModelVersion:
         return mlflow.MlflowClient().get_model_version(name, version)
 
 
+def version_tag(name: str, version: str, tag: str) -> str | None:
+    """A model version's tag; if the version lacks it, the tag of the logged model it was registered from.
+
+    Raises:
+        ModelVersionMissingError: there is no such version, or it was deleted.
+        RegistryError: MLflow could not answer.
+    """
+    import mlflow
+
+    entry = model_version(name, version)
+    value = cast(dict[str, str], entry.tags).get(tag)
+    if value or not entry.model_id:
+        return value
+    try:
+        with registry_errors(f"logged model {entry.model_id}"):
+            return cast(dict[str, str], mlflow.MlflowClient().get_logged_model(entry.model_id).tags).get(tag)
+    except ModelVersionMissingError:
+        return None  # the version has outlived the logged model
+
+
 def download(uri: str, folder: Path) -> Path:
     """Fetch an artifact folder and return where it lies (the store's own path if that is local).
 

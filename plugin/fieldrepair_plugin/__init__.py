@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fieldrepair_plugin.attach import attach
-    from fieldrepair_plugin.log_model import log_model
+    from fieldrepair_plugin.attachment import attach
+    from fieldrepair_plugin.model_logging import log_model
 
 __all__ = ["attach", "log_model"]
 
+# No module is named like its function: importing a module `attach` would put itself in the function's place here.
+_HOMES = {"attach": "fieldrepair_plugin.attachment", "log_model": "fieldrepair_plugin.model_logging"}
+
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    return getattr(import_module(_HOMES[name]), name)
 
-    # `fieldrepair_plugin.log_model` is the function, also after the module of that name has been imported:
-    # importing a submodule sets the attribute to the module, this sets it to the function.
-    value = getattr(import_module(f"{__name__}.{name}"), name)
-    globals()[name] = value
-    return value
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -116,8 +116,9 @@ def _log(
     uri = store_handover(run_id, handover)
     with registry_errors(f"model {registered_model_name or name}"):
         logged = log(module.eval(), name=name, **options)
+        # Also on the logged model, so that a version registered from it later finds its hand-over.
+        mlflow.MlflowClient().set_logged_model_tags(str(logged.model_id), {HANDOVER_TAG: uri})
         if registered_model_name is None:
-            logger.info("model logged but not registered; give the registered version the tag %s=%s", HANDOVER_TAG, uri)
             return ModelInfo(str(logged.model_uri), None, None, run_id, uri, handover)
         version = str(
             mlflow.register_model(str(logged.model_uri), registered_model_name, tags={HANDOVER_TAG: uri}).version
