@@ -1,0 +1,67 @@
+"""The numbers of a repair: every constant of the HybridRepair paper, by name, with the paper's value as default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+class HybridSettings:
+    """Settings of one repair. The defaults are the paper's (Li, Chen, Xu: HybridRepair, ISSTA 2022).
+
+    Raises:
+        pydantic.ValidationError: for a value out of range or an unknown name.
+    """
+
+    recipe: Literal["paper"] = "paper"
+    """Which training recipe; ``paper`` is the published one."""
+    seed: int = 0
+    """Fixes every random draw. Two runs with one seed are bit-equal on CPU (same thread count, same versions)."""
+
+    # Step 1, unsmoothness.
+    copies: int = Field(default=8, ge=1)
+    """AugMix copies of an input, besides the input itself (K)."""
+    severity: int = Field(default=3, ge=1, le=10)
+    """AugMix severity."""
+    chain_share: int = Field(default=8, ge=1)
+    """Neighbouring inputs that share one AugMix chain (not its mixing weight); 1 is the paper's, 8 is far quicker."""
+
+    # Step 2, the threshold tau.
+    neighbours: int = Field(default=100, ge=1)
+    """Nearest training inputs whose mean cosine distance is an input's density."""
+    average_inputs: int = Field(default=1000, ge=1)
+    """Pool inputs of most average density whose mean unsmoothness is tau."""
+
+    # Step 3, regions.
+    min_samples: int = Field(default=3, ge=1)
+    """HDBSCAN's min_samples: how dense a neighbourhood must be not to be noise."""
+    region_size: int = Field(default=10, ge=1)
+    """Average members of a region."""
+
+    # Step 6, training.
+    epochs: int = Field(default=10, ge=1)
+    """Epochs, each one supervised and one consistency pass."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """SGD's learning rate."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """SGD's weight decay."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of a label's mass spread over all classes."""
+    temperature: float = Field(default=0.5, gt=0)
+    """Sharpening temperature of guessed labels (T)."""
+    mixup_alpha: float = Field(default=0.75, gt=0)
+    """MixUp's weight is drawn from Beta(alpha, alpha)."""
+    unlabelled_weight: float = Field(default=100.0, ge=0)
+    """Weight of the squared error on field inputs against the cross-entropy on replayed ones."""
+    batch_size: int = Field(default=64, ge=2)
+    """Replayed, labelled and propagated inputs per step."""
+    unlabelled_batch_size: int = Field(default=64, ge=1)
+    """Field inputs per step of the consistency pass; each stands there K+1 times."""
+
+    inference_batch_size: int = Field(default=512, ge=1)
+    """Inputs per forward pass where nothing is trained; costs memory, changes results by rounding only."""

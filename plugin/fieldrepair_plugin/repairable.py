@@ -1,0 +1,208 @@
+"""What a repair is given: a module with its input's layout, and labelled data; read alike by every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fieldrepair_service.errors import InputError
+from fieldrepair_service.inputs import ImageInput
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Served = npt.NDArray[np.generic]
+"""``(n, *shape)`` numbers as the model server receives them."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Labelled data the model was built on.
+
+    Raises:
+        InputError: if it is empty, or inputs and labels do not match.
+    """
+
+    x: Served
+    """``(n, *shape)`` in served form."""
+    y: IntArray
+    """``(n,)`` class numbers from 0."""
+
+    def __post_init__(self) -> None:
+        if self.y.ndim != 1 or not np.issubdtype(self.y.dtype, np.integer):
+            raise InputError(f"expected one whole number per label, got shape {self.y.shape} of {self.y.dtype}")
+        if len(self.x) != len(self.y):
+            raise InputError(f"expected as many inputs as labels, got {len(self.x)} inputs and {len(self.y)} labels")
+        if len(self.y) == 0:
+            raise InputError("expected at least 1 labelled training input, got 0")
+        if self.y.min() < 0:
+            raise InputError(f"expected class numbers from 0, got {int(self.y.min())}")
+
+
+@dataclass(frozen=True)
+class RepairableModel:
+    """A classifier with what is needed to read its inputs and outputs.
+
+    The module takes one batch of served inputs, ``(n, *input.shape)``, and gives ``(n, classes)``.
+    """
+
+    module: nn.Module
+    input: ImageInput
+    embedding_layer: str
+    """Named submodule whose first input is the embedding: the last linear layer, so that it is the penultimate one."""
+    output: Literal["logits", "probabilities"] = "logits"
+    """What the module gives. Of probabilities the logarithm is taken; those are logits too."""
+
+    def __post_init__(self) -> None:
+        names = dict(self.module.named_modules())
+        if self.embedding_layer not in names or self.embedding_layer == "":
+            known = ", ".join(name for name in names if name)
+            raise InputError(f"expected embedding_layer to be one of: {known}; got {self.embedding_layer!r}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's first parameter (or buffer) lives."""
+        return next((tensor.device for tensor in _tensors(self.module)), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the module takes: the spec's dtype, or for fractions the module's own precision."""
+        served = torch.from_numpy(np.empty(0, dtype=np.dtype(self.input.dtype))).dtype
+        if not served.is_floating_point:
+            return served
+        return next((tensor.dtype for tensor in _tensors(self.module) if tensor.is_floating_point()), served)
+
+    def with_module(self, module: nn.Module) -> RepairableModel:
+        """The same description around another module."""
+        return RepairableModel(module, self.input, self.embedding_layer, self.output)
+
+    def pixels(self, served: Served, name: str) -> Tensor:
+        """Served inputs as pixels.
+
+        Args:
+            served: ``(n, *shape)`` numbers.
+            name: what to call them in an error, for example ``"field pool"``.
+
+        Returns:
+            ``(n, channels, height, width)`` uint8 on the CPU.
+
+        Raises:
+            InputError: if there are none, they have another shape, or some are not finite.
+        """
+        if not (np.issubdtype(served.dtype, np.number) or served.dtype == np.bool_):
+            raise InputError(f"{name}: expected numbers, got {served.dtype}")
+        if served.ndim == 0 or len(served) == 0:
+            raise InputError(f"{name}: expected at least 1 input, got 0")
+        pixels = np.empty((len(served), self.input.channels, self.input.height, self.input.width), dtype=np.uint8)
+        for start in range(0, len(served), 1024):  # to_pixels works in float64: eight times what the answer needs
+            block = served[start : start + 1024]
+            bad = ~np.isfinite(block).reshape(len(block), -1).all(axis=1)
+            if bad.any():
+                raise InputError(
+                    f"{name}: expected finite numbers, got NaN or infinity in input {start + bad.argmax()}"
+                )
+            pixels[start : start + 1024] = self.input.to_pixels(block)
+        return torch.from_numpy(pixels)
+
+    def served(self, pixels: Tensor) -> Tensor:
+        """Pixels as the module takes them; equals ``ImageInput.from_pixels`` (in the module's own precision).
+
+        Args:
+            pixels: ``(n, channels, height, width)`` numbers in 0..255, fractions allowed (mixed images).
+
+        Returns:
+            ``(n, *shape)`` of :attr:`dtype`, on the pixels' device.
+        """
+        spec = self.input
+        mean = torch.tensor(spec.mean, dtype=torch.float64, device=pixels.device).reshape(1, -1, 1, 1)
+        std = torch.tensor(spec.std, dtype=torch.float64, device=pixels.device).reshape(1, -1, 1, 1)
+        values = (pixels.to(torch.float64) / 255.0 - mean) / std
+        if spec.layout == "HWC":
+            values = values.permute(0, 2, 3, 1)
+        return values.reshape(-1, *spec.shape).to(self.dtype)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """The module's answer, in whatever mode the module is; differentiable.
+
+        Args:
+            pixels: ``(n, channels, height, width)`` on the module's device.
+
+        Returns:
+            ``(n, classes)`` in float32 or better.
+
+        Raises:
+            InputError: if the module does not give one row of at least 2 numbers per input.
+        """
+        answer = cast(object, self.module(self.served(pixels)))
+        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(pixels) or answer.shape[1] < 2:
+            got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            raise InputError(f"expected the model to give a tensor ({len(pixels)}, at least 2 classes), got {got}")
+        precise = answer if answer.dtype == torch.float64 else answer.float()
+        if self.output == "logits":
+            return precise
+        return precise.clamp_min(torch.finfo(precise.dtype).tiny).log()
+
+    def logits_and_embeddings(
+        self, pixels: Tensor, batch_size: int, heard: Callable[[int, int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and embeddings in eval mode, without gradients, batch by batch.
+
+        Args:
+            pixels: ``(n, channels, height, width)`` uint8 on any device.
+            batch_size: inputs per forward pass.
+            heard: called after each batch with inputs done and their total.
+
+        Returns:
+            ``(n, classes)`` and ``(n, dimensions)``, both float32 on the CPU.
+        """
+        captured: list[Tensor] = []
+
+        def keep(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            captured.append(cast(Tensor, arguments[0]).detach())
+
+        logits: list[Tensor] = []
+        embeddings: list[Tensor] = []
+        hook = self.module.get_submodule(self.embedding_layer).register_forward_pre_hook(keep)
+        try:
+            with inference(self.module):
+                for block in pixels.split(batch_size):
+                    captured.clear()
+                    logits.append(self.logits(block.to(self.device)).float().cpu())
+                    if not captured:
+                        raise InputError(f"expected the model to run its layer {self.embedding_layer!r}, it did not")
+                    embeddings.append(captured[-1].reshape(len(block), -1).float().cpu())
+                    if heard is not None:
+                        heard(sum(len(part) for part in logits), len(pixels))
+        finally:
+            hook.remove()
+        return torch.cat(logits), torch.cat(embeddings)
+
+
+@contextmanager
+def inference(module: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every submodule is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def log_classes(logits: Tensor) -> float:
+    """Logarithm of the number of classes: the largest entropy there is."""
+    return math.log(logits.shape[1])
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

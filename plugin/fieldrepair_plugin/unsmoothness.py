@@ -1,0 +1,86 @@
+"""Step 1: how much a model's answer depends on changes of the input that should not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fieldrepair_plugin.augment import augmix_copies
+from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.repairable import RepairableModel, inference
+
+FloatVector = npt.NDArray[np.float64]
+
+
+def normalised_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy as a share of the largest possible one.
+
+    The paper divides by the largest value in the pool; we divide by log C, so that a value means the same in every
+    pool and an outlier does not rescale all others.
+
+    Args:
+        probabilities: ``(n, classes)``, rows sum to 1.
+
+    Returns:
+        ``(n,)`` in 0..1; 0 log 0 counts as 0.
+    """
+    return torch.special.entr(probabilities).sum(dim=1) / np.log(probabilities.shape[1])
+
+
+def mean_prediction(model: RepairableModel, views: Tensor) -> Tensor:
+    """The mean of a model's softmax over several views of each image, in whatever mode the module is.
+
+    Args:
+        model: the model; gradients flow unless the caller stops them.
+        views: ``(views, n, channels, height, width)`` on the module's device.
+
+    Returns:
+        ``(n, classes)``, rows sum to 1.
+    """
+    logits = model.logits(views.flatten(0, 1))
+    return logits.softmax(dim=1).unflatten(0, views.shape[:2]).mean(dim=0)
+
+
+def with_original(pixels: Tensor, copies: Tensor) -> Tensor:
+    """The K+1 views of each image: itself first, then its copies."""
+    return torch.cat([pixels.unsqueeze(0), copies])
+
+
+def unsmoothness(
+    model: RepairableModel,
+    pixels: Tensor,
+    settings: HybridSettings,
+    generator: torch.Generator,
+    heard: Callable[[int, int], None] | None = None,
+) -> FloatVector:
+    """Normalised entropy of the mean prediction over each image and its augmented copies, in eval mode.
+
+    Args:
+        model: the model to measure.
+        pixels: ``(n, channels, height, width)`` uint8 on the CPU.
+        settings: how many copies, how strong.
+        generator: two models measured with generators of one seed see the same copies, so that their difference is
+            theirs and not the augmentation's.
+        heard: called after each batch with inputs done and their total.
+
+    Returns:
+        ``(n,)`` in 0..1; 0 is a sure answer that no copy changes.
+    """
+    values: list[Tensor] = []
+    device = model.device
+    # A multiple of chain_share, so that the batch size changes the blocks of shared chains as little as possible.
+    images = max(1, settings.inference_batch_size // (settings.copies + 1) // settings.chain_share)
+    with inference(model.module):
+        for block in pixels.split(images * settings.chain_share):
+            here = block.to(device)
+            copies = augmix_copies(
+                here, settings.copies, generator, severity=settings.severity, chain_share=settings.chain_share
+            )
+            values.append(normalised_entropy(mean_prediction(model, with_original(here, copies)).double()).cpu())
+            if heard is not None:
+                heard(sum(len(part) for part in values), len(pixels))
+    return torch.cat(values).numpy()
