@@ -1,0 +1,150 @@
+"""Database rows to records. Cursors are JSON in the database, so their pairs become tuples again here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fieldrepair_service.case_book import models, records
+from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
+
+
+def cursor_to_json(cursor: Mapping[str, tuple[int, int]]) -> dict[str, list[int]]:
+    """Writer -> [seq, row]."""
+    return {writer: [int(seq), int(row)] for writer, (seq, row) in cursor.items()}
+
+
+def cursor_from_json(stored: Mapping[str, list[int]]) -> records.Cursor:
+    """The inverse of :func:`cursor_to_json`."""
+    return {writer: (seq, row) for writer, (seq, row) in stored.items()}
+
+
+def storable(text: str) -> str:
+    """Text that every database takes: PostgreSQL refuses NUL, and neither takes half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def to_checkpoint(row: models.CheckpointRow) -> records.Checkpoint:
+    """One checkpoint."""
+    return records.Checkpoint(
+        model_name=row.model_name,
+        model_version=row.model_version,
+        cursor=cursor_from_json(row.cursor),
+        next_window_index=row.next_window_index,
+        updated_ms=row.updated_ms,
+    )
+
+
+def to_window(row: models.WindowRow) -> records.WindowRecord:
+    """One window."""
+    return records.WindowRecord(
+        index=row.window_index,
+        first_timestamp_ms=row.first_timestamp_ms,
+        last_timestamp_ms=row.last_timestamp_ms,
+        size=row.size,
+        detector=row.detector,
+        statistic=row.statistic,
+        threshold=row.threshold,
+        p_value=row.p_value,
+        drifted=row.drifted,
+        estimated_accuracy=row.estimated_accuracy,
+    )
+
+
+def to_event(row: models.DriftEventRow) -> records.DriftEvent:
+    """One drift event."""
+    return records.DriftEvent(
+        id=row.id,
+        case_id=row.case_id,
+        opened_case=row.opened_case,
+        model_name=row.model_name,
+        model_version=row.model_version,
+        detector=row.detector,
+        statistic=row.statistic,
+        p_value=row.p_value,
+        threshold=row.threshold,
+        window_index=row.window_index,
+        cursor_start=cursor_from_json(row.cursor_start),
+        field_inputs_until_alert=row.field_inputs_until_alert,
+        estimated_accuracy=row.estimated_accuracy,
+        reference_accuracy=row.reference_accuracy,
+        summary=row.summary,
+        opened_ms=row.opened_ms,
+        ended_ms=row.ended_ms,
+    )
+
+
+def to_notification(row: models.NotificationRow) -> records.Notification:
+    """One message of the outbox."""
+    return records.Notification(
+        id=row.id,
+        kind=row.kind,
+        event_id=row.event_id,
+        case_id=row.case_id,
+        payload=row.payload,
+        created_ms=row.created_ms,
+        attempts=row.attempts,
+        last_attempt_ms=row.last_attempt_ms,
+        last_error=row.last_error,
+        sent_ms=row.sent_ms,
+    )
+
+
+def to_case(row: models.CaseRow, event_id: int) -> records.Case:
+    """One case; ``event_id`` is the event that opened it."""
+    return records.Case(
+        id=row.id,
+        event_id=event_id,
+        model_name=row.model_name,
+        model_version=row.model_version,
+        state=CaseState(row.state),
+        reason=row.reason,
+        note=row.note,
+        attempt=row.attempt,
+        planned_ms=row.planned_ms,
+        budget=row.budget,
+        acceptance_size=row.acceptance_size,
+        cursor_start=cursor_from_json(row.cursor_start),
+        pool_cursor=None if row.pool_cursor is None else cursor_from_json(row.pool_cursor),
+        class_names=tuple(row.class_names),
+        input_spec=row.input_spec,
+        progress=row.progress,
+        run_id=row.run_id,
+        candidate_version=row.candidate_version,
+        acceptance=row.acceptance,
+        claimed_by=row.claimed_by,
+        claimed_until_ms=row.claimed_until_ms,
+        created_ms=row.created_ms,
+        updated_ms=row.updated_ms,
+    )
+
+
+def to_history(row: models.HistoryRow) -> records.HistoryEntry:
+    """One move of a case."""
+    return records.HistoryEntry(
+        at_ms=row.at_ms,
+        from_state=None if row.from_state is None else CaseState(row.from_state),
+        to_state=CaseState(row.to_state),
+        reason=row.reason,
+        actor=row.actor,
+    )
+
+
+def to_task(row: models.TaskRow) -> records.Task:
+    """One labelling task."""
+    return records.Task(
+        id=row.id,
+        case_id=row.case_id,
+        attempt=row.attempt,
+        request_id=row.request_id,
+        row=row.row,
+        purpose=Purpose(row.purpose),
+        rank=row.rank,
+        region=row.region,
+        position=row.position,
+        state=TaskState(row.state),
+        label=row.label,
+        decided_by=row.decided_by,
+        decided_ms=row.decided_ms,
+        leased_to=row.leased_to,
+        leased_until_ms=row.leased_until_ms,
+    )

@@ -1,0 +1,274 @@
+"""What goes into the case book and what comes out: frozen values, never live database objects.
+
+All times are UTC epoch milliseconds. ``progress``, ``acceptance`` and ``input_spec`` are JSON objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
+from fieldrepair_service.errors import InputError
+
+Cursor: TypeAlias = dict[str, tuple[int, int]]
+"""Position in the field log: writer -> last consumed (seq, row). The same type as the field log's."""
+
+JsonObject: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """One window of field inputs that the monitor has judged.
+
+    Raises:
+        InputError: for a window that cannot be (no inputs, ends before it starts, a statistic that is not finite).
+    """
+
+    index: int
+    """Counts the windows of one model version, without gaps."""
+    first_timestamp_ms: int
+    last_timestamp_ms: int
+    size: int
+    """Number of field inputs in it."""
+    detector: str
+    statistic: float
+    threshold: float
+    p_value: float | None
+    drifted: bool
+    estimated_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.index < 0 or self.size < 1 or self.last_timestamp_ms < self.first_timestamp_ms:
+            raise InputError(
+                f"a window needs index >= 0, size >= 1 and an end not before its start; got index {self.index}, "
+                f"size {self.size}, {self.first_timestamp_ms}..{self.last_timestamp_ms} ms"
+            )
+        _require_finite("window", statistic=self.statistic, threshold=self.threshold, p_value=self.p_value)
+
+
+@dataclass(frozen=True)
+class NewDriftEvent:
+    """What the monitor says when it raises an alert. The case that follows copies the class names and input layout.
+
+    Raises:
+        InputError: for no class names, repeated class names, or numbers that are not finite.
+    """
+
+    model_name: str
+    model_version: str
+    detector: str
+    statistic: float
+    p_value: float | None
+    threshold: float
+    window_index: int
+    """The window that completed the alert."""
+    cursor_start: Mapping[str, tuple[int, int]]
+    """Position in the field log just before the first shifted window: the case's pool starts there."""
+    field_inputs_until_alert: int
+    estimated_accuracy: float | None
+    reference_accuracy: float | None
+    summary: str
+    """One line for people."""
+    class_names: Sequence[str]
+    input_spec: JsonObject
+    """``ImageInput.model_dump(mode="json")``, or a like description of another kind of input."""
+
+    def __post_init__(self) -> None:
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise InputError(f"a case needs distinct class names, got {list(self.class_names)}")
+        _require_finite("drift event", statistic=self.statistic, threshold=self.threshold, p_value=self.p_value)
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """One field input that a person shall label."""
+
+    request_id: str
+    row: int
+    purpose: Purpose | str
+    rank: int = 0
+    """Order of importance among tasks of the same purpose; labellers get a mixed order."""
+    region: int | None = None
+    """Region whose exemplar this is; None for the acceptance sample."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far the monitor has come with one model version."""
+
+    model_name: str
+    model_version: str
+    cursor: Cursor
+    next_window_index: int
+    updated_ms: int
+
+
+@dataclass(frozen=True)
+class DriftEvent:
+    """One alert of the monitor, stored."""
+
+    id: int
+    case_id: int
+    """The case it opened, or the one that was already at work on this model version."""
+    opened_case: bool
+    """False when it joined a case that was already at work."""
+    model_name: str
+    model_version: str
+    detector: str
+    statistic: float
+    p_value: float | None
+    threshold: float
+    window_index: int
+    cursor_start: Cursor
+    field_inputs_until_alert: int
+    estimated_accuracy: float | None
+    reference_accuracy: float | None
+    summary: str
+    opened_ms: int
+    ended_ms: int | None
+    """When the shift went away; None while it lasts."""
+
+
+@dataclass(frozen=True)
+class Notification:
+    """One message of the outbox that someone outside must get at least once."""
+
+    id: int
+    kind: str
+    event_id: int | None
+    case_id: int | None
+    payload: JsonObject
+    created_ms: int
+    attempts: int
+    last_attempt_ms: int | None
+    last_error: str | None
+    sent_ms: int | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One repair case."""
+
+    id: int
+    event_id: int
+    """The drift event that opened it."""
+    model_name: str
+    model_version: str
+    state: CaseState
+    reason: str
+    """Why it is in this state."""
+    note: str
+    """One line: what it is doing or waiting for."""
+    attempt: int
+    """1 at first; one more for each retry of a rejected case. Tasks are planned once per attempt."""
+    planned_ms: int | None
+    budget: int | None
+    acceptance_size: int | None
+    cursor_start: Cursor
+    """Where its field data starts: the opening event's ``cursor_start``."""
+    pool_cursor: Cursor | None
+    """Where the field data of its plan ends."""
+    class_names: tuple[str, ...]
+    input_spec: JsonObject
+    progress: JsonObject
+    run_id: str | None
+    candidate_version: str | None
+    acceptance: JsonObject | None
+    """The acceptance test's verdict."""
+    claimed_by: str | None
+    claimed_until_ms: int | None
+    created_ms: int
+    updated_ms: int
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One move of a case."""
+
+    at_ms: int
+    from_state: CaseState | None
+    """None for the opening."""
+    to_state: CaseState
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One field input to label."""
+
+    id: int
+    case_id: int
+    attempt: int
+    request_id: str
+    row: int
+    purpose: Purpose
+    rank: int
+    region: int | None
+    position: int
+    """Place in the mixed order that labellers see."""
+    state: TaskState
+    label: int | None
+    """Index into the case's class names."""
+    decided_by: str | None
+    """Who labelled or skipped it."""
+    decided_ms: int | None
+    leased_to: str | None
+    leased_until_ms: int | None
+
+
+@dataclass(frozen=True)
+class PurposeCounts:
+    """Tasks of one purpose, by state."""
+
+    open: int = 0
+    labelled: int = 0
+    skipped: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.open + self.labelled + self.skipped
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """Tasks of a case's present attempt."""
+
+    planned: bool
+    repair: PurposeCounts = field(default_factory=PurposeCounts)
+    acceptance: PurposeCounts = field(default_factory=PurposeCounts)
+
+    @property
+    def open(self) -> int:
+        """Tasks that still wait for a label."""
+        return self.repair.open + self.acceptance.open
+
+    @property
+    def labelled(self) -> int:
+        """Tasks with a label."""
+        return self.repair.labelled + self.acceptance.labelled
+
+    @property
+    def skipped(self) -> int:
+        """Tasks a labeller could not answer."""
+        return self.repair.skipped + self.acceptance.skipped
+
+    @property
+    def total(self) -> int:
+        """All tasks."""
+        return self.repair.total + self.acceptance.total
+
+    @property
+    def ready(self) -> bool:
+        """True once the case is planned and no task waits for a label."""
+        return self.planned and self.open == 0
+
+
+def _require_finite(what: str, **numbers: float | None) -> None:
+    wrong = {name: value for name, value in numbers.items() if value is not None and not math.isfinite(value)}
+    if wrong:
+        raise InputError(f"a {what} needs finite numbers, got {wrong}")

@@ -1,0 +1,325 @@
+"""The monitor's side of the case book: windows, checkpoints, drift events and the outbox of notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fieldrepair_service.case_book import convert
+from fieldrepair_service.case_book.database import BookPart, retry_once
+from fieldrepair_service.case_book.models import (
+    CaseRow,
+    CheckpointRow,
+    DriftEventRow,
+    HistoryRow,
+    NotificationRow,
+    WindowRow,
+)
+from fieldrepair_service.case_book.records import Checkpoint, DriftEvent, NewDriftEvent, Notification, WindowRecord
+from fieldrepair_service.case_book.states import OPEN_STATES, CaseState
+from fieldrepair_service.errors import EventAlreadyOpen, InputError, NotInCaseBook, WindowsOutOfOrder
+
+DRIFT_EVENT_OPENED = "drift_event_opened"
+"""Kind of the notification that every drift event puts into the outbox."""
+
+
+class Streams(BookPart):
+    """One stream per model version: what the monitor saw, how far it came, what it raised."""
+
+    def checkpoint(self, model_name: str, model_version: str) -> Checkpoint | None:
+        """How far the monitor has come, or None before its first window."""
+        with self._database.reading() as session:
+            row = session.get(CheckpointRow, (model_name, model_version))
+            return None if row is None else convert.to_checkpoint(row)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every stream's checkpoint, the most recently moved first."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(CheckpointRow).order_by(CheckpointRow.updated_ms.desc()))
+            return [convert.to_checkpoint(row) for row in rows]
+
+    def windows(self, model_name: str, model_version: str, *, limit: int = 100) -> list[WindowRecord]:
+        """The last ``limit`` windows of a model version, oldest first."""
+        query = (
+            select(WindowRow)
+            .where(WindowRow.model_name == model_name, WindowRow.model_version == model_version)
+            .order_by(WindowRow.window_index.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as session:
+            return [convert.to_window(row) for row in session.scalars(query)][::-1]
+
+    def events(
+        self, model_name: str | None = None, model_version: str | None = None, *, limit: int = 100
+    ) -> list[DriftEvent]:
+        """The last ``limit`` drift events, newest first."""
+        query = select(DriftEventRow).order_by(DriftEventRow.id.desc()).limit(limit)
+        if model_name is not None:
+            query = query.where(DriftEventRow.model_name == model_name)
+        if model_version is not None:
+            query = query.where(DriftEventRow.model_version == model_version)
+        with self._database.reading() as session:
+            return [convert.to_event(row) for row in session.scalars(query)]
+
+    def event(self, event_id: int) -> DriftEvent:
+        """One drift event.
+
+        Raises:
+            NotInCaseBook: if there is none with this id.
+        """
+        with self._database.reading() as session:
+            return convert.to_event(_event_row(session, event_id))
+
+    def open_event(self, model_name: str, model_version: str) -> DriftEvent | None:
+        """The event of a model version that has not ended, if any."""
+        with self._database.reading() as session:
+            row = _open_event_row(session, model_name, model_version)
+            return None if row is None else convert.to_event(row)
+
+    def record_windows(
+        self,
+        model_name: str,
+        model_version: str,
+        cursor: Mapping[str, tuple[int, int]],
+        windows: Sequence[WindowRecord],
+        open_event: NewDriftEvent | None = None,
+        end_event_id: int | None = None,
+    ) -> DriftEvent | None:
+        """Store judged windows, move the checkpoint, end or open a drift event: all of it or nothing.
+
+        A new event opens a case in state annotating, or joins the case that is already at work on this model
+        version, and puts one notification into the outbox.
+
+        Args:
+            model_name: registered model.
+            model_version: its version.
+            cursor: position in the field log just after the last of ``windows``.
+            windows: the next windows, in order and without gaps.
+            open_event: the alert these windows complete.
+            end_event_id: the event whose shift these windows show to be over. Ending it twice does no harm.
+
+        Returns:
+            The opened event, or None.
+
+        Raises:
+            WindowsOutOfOrder: a window was recorded before, one is missing, or the cursor would move back. Nothing
+                is written; read the checkpoint and go on from there.
+            EventAlreadyOpen: the model version has an open event.
+            NotInCaseBook: there is no event ``end_event_id``.
+            InputError: an event of another model version.
+        """
+        stream = _Stream(model_name, model_version)
+        if open_event is not None and _Stream(open_event.model_name, open_event.model_version) != stream:
+            raise InputError(
+                f"an event of {open_event.model_name} {open_event.model_version} among windows of {stream}"
+            )
+        return retry_once(lambda: self._record(stream, cursor, windows, open_event, end_event_id))
+
+    def _record(
+        self,
+        stream: _Stream,
+        cursor: Mapping[str, tuple[int, int]],
+        windows: Sequence[WindowRecord],
+        open_event: NewDriftEvent | None,
+        end_event_id: int | None,
+    ) -> DriftEvent | None:
+        now = self._now()
+        with self._database.writing() as session:
+            _move_checkpoint(session, stream, cursor, windows, now)
+            session.add_all(_window_row(stream, window, now) for window in windows)
+            if end_event_id is not None:
+                ended = _event_row(session, end_event_id)
+                if _Stream(ended.model_name, ended.model_version) != stream:
+                    raise InputError(f"event {end_event_id} is not one of {stream}")
+                ended.ended_ms = now if ended.ended_ms is None else ended.ended_ms
+                session.flush()
+            if open_event is None:
+                return None
+            return convert.to_event(_open(session, stream, open_event, now))
+
+    def pending_notifications(self, *, limit: int = 100) -> list[Notification]:
+        """Messages that nobody has confirmed yet, oldest first."""
+        query = (
+            select(NotificationRow).where(NotificationRow.sent_ms.is_(None)).order_by(NotificationRow.id).limit(limit)
+        )
+        with self._database.reading() as session:
+            return [convert.to_notification(row) for row in session.scalars(query)]
+
+    def mark_notified(self, notification_id: int, error: str | None = None) -> None:
+        """Confirm a message, or, with ``error``, count a failed attempt and keep it pending.
+
+        Raises:
+            NotInCaseBook: if there is none with this id.
+        """
+        with self._database.writing() as session:
+            row = session.get(NotificationRow, notification_id, with_for_update=True)
+            if row is None:
+                raise NotInCaseBook(f"there is no notification {notification_id}")
+            row.attempts += 1
+            row.last_attempt_ms = self._now()
+            row.last_error = None if error is None else convert.storable(error)
+            if error is None:
+                row.sent_ms = row.last_attempt_ms
+
+
+@dataclass(frozen=True)
+class _Stream:
+    model_name: str
+    model_version: str
+
+    def __str__(self) -> str:
+        return f"{self.model_name} {self.model_version}"
+
+
+def _event_row(session: Session, event_id: int) -> DriftEventRow:
+    row = session.get(DriftEventRow, event_id)
+    if row is None:
+        raise NotInCaseBook(f"there is no drift event {event_id}")
+    return row
+
+
+def _open_event_row(session: Session, model_name: str, model_version: str) -> DriftEventRow | None:
+    return session.scalar(
+        select(DriftEventRow).where(
+            DriftEventRow.model_name == model_name,
+            DriftEventRow.model_version == model_version,
+            DriftEventRow.ended_ms.is_(None),
+        )
+    )
+
+
+def _move_checkpoint(
+    session: Session,
+    stream: _Stream,
+    cursor: Mapping[str, tuple[int, int]],
+    windows: Sequence[WindowRecord],
+    now: int,
+) -> None:
+    indices = [window.index for window in windows]
+    row = session.get(CheckpointRow, (stream.model_name, stream.model_version), with_for_update=True)
+    expected = row.next_window_index if row is not None else indices[0] if indices else 0
+    if indices != list(range(expected, expected + len(indices))):
+        raise WindowsOutOfOrder(
+            f"{stream}: the next window to record is {expected}, got {indices}; "
+            "windows are recorded once, in order, without gaps"
+        )
+    if row is None:
+        row = CheckpointRow(model_name=stream.model_name, model_version=stream.model_version, cursor={})
+        session.add(row)
+    for writer, position in convert.cursor_from_json(row.cursor).items():
+        if cursor.get(writer, (-1, -1)) < position:
+            raise WindowsOutOfOrder(
+                f"{stream}: the checkpoint would move back for writer {writer!r}, "
+                f"from {position} to {cursor.get(writer)}"
+            )
+    row.cursor = convert.cursor_to_json(cursor)
+    row.next_window_index = expected + len(indices)
+    row.updated_ms = now
+
+
+def _window_row(stream: _Stream, window: WindowRecord, now: int) -> WindowRow:
+    return WindowRow(
+        model_name=stream.model_name,
+        model_version=stream.model_version,
+        window_index=window.index,
+        first_timestamp_ms=window.first_timestamp_ms,
+        last_timestamp_ms=window.last_timestamp_ms,
+        size=window.size,
+        detector=window.detector,
+        statistic=window.statistic,
+        threshold=window.threshold,
+        p_value=window.p_value,
+        drifted=window.drifted,
+        estimated_accuracy=window.estimated_accuracy,
+        recorded_ms=now,
+    )
+
+
+def _open(session: Session, stream: _Stream, new: NewDriftEvent, now: int) -> DriftEventRow:
+    already = _open_event_row(session, stream.model_name, stream.model_version)
+    if already is not None:
+        raise EventAlreadyOpen(f"{stream} has the open drift event {already.id}; end it before opening another")
+    case = session.scalar(
+        select(CaseRow).where(
+            CaseRow.model_name == stream.model_name,
+            CaseRow.model_version == stream.model_version,
+            CaseRow.state.in_(sorted(OPEN_STATES)),
+        )
+    )
+    opens_case = case is None
+    if case is None:
+        case = _new_case(session, new, now)
+    event = DriftEventRow(
+        case_id=case.id,
+        opened_case=opens_case,
+        model_name=stream.model_name,
+        model_version=stream.model_version,
+        detector=new.detector,
+        statistic=new.statistic,
+        p_value=new.p_value,
+        threshold=new.threshold,
+        window_index=new.window_index,
+        cursor_start=convert.cursor_to_json(new.cursor_start),
+        field_inputs_until_alert=new.field_inputs_until_alert,
+        estimated_accuracy=new.estimated_accuracy,
+        reference_accuracy=new.reference_accuracy,
+        summary=convert.storable(new.summary),
+        opened_ms=now,
+    )
+    session.add(event)
+    session.flush()
+    session.add(_notification(event, now))
+    session.flush()
+    return event
+
+
+def _new_case(session: Session, new: NewDriftEvent, now: int) -> CaseRow:
+    case = CaseRow(
+        model_name=new.model_name,
+        model_version=new.model_version,
+        state=str(CaseState.ANNOTATING),
+        reason=convert.storable(new.summary),
+        note="waiting for the worker to choose field inputs to label",
+        attempt=1,
+        cursor_start=convert.cursor_to_json(new.cursor_start),
+        class_names=list(new.class_names),
+        input_spec=dict(new.input_spec),
+        progress={},
+        created_ms=now,
+        updated_ms=now,
+    )
+    session.add(case)
+    session.flush()
+    session.add(
+        HistoryRow(case_id=case.id, at_ms=now, to_state=case.state, reason=case.reason, actor="monitor"),
+    )
+    return case
+
+
+def _notification(event: DriftEventRow, now: int) -> NotificationRow:
+    return NotificationRow(
+        kind=DRIFT_EVENT_OPENED,
+        event_id=event.id,
+        case_id=event.case_id,
+        payload={
+            "event_id": event.id,
+            "case_id": event.case_id,
+            "opened_case": event.opened_case,
+            "model_name": event.model_name,
+            "model_version": event.model_version,
+            "detector": event.detector,
+            "statistic": event.statistic,
+            "p_value": event.p_value,
+            "threshold": event.threshold,
+            "field_inputs_until_alert": event.field_inputs_until_alert,
+            "estimated_accuracy": event.estimated_accuracy,
+            "reference_accuracy": event.reference_accuracy,
+            "summary": event.summary,
+            "opened_ms": event.opened_ms,
+        },
+        created_ms=now,
+        attempts=0,
+    )
