@@ -2,6 +2,7 @@
 
 from fieldrepair_service.case_book.book import CaseBook, open_case_book
 from fieldrepair_service.case_book.cases import CaseFields
+from fieldrepair_service.case_book.outbox import DRIFT_EVENT_OPENED
 from fieldrepair_service.case_book.records import (
     Case,
     Checkpoint,
@@ -17,7 +18,6 @@ from fieldrepair_service.case_book.records import (
     WindowRecord,
 )
 from fieldrepair_service.case_book.states import LEGAL, OPEN_STATES, CaseState, Purpose, TaskState
-from fieldrepair_service.case_book.streams import DRIFT_EVENT_OPENED
 from fieldrepair_service.case_book.tasks import LEASE_S
 
 __all__ = [

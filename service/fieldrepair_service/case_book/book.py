@@ -7,12 +7,15 @@ from types import TracebackType
 from typing_extensions import Self
 
 from fieldrepair_service.case_book.cases import Cases
-from fieldrepair_service.case_book.database import Clock, Database, bring_up_to_date, create_book_engine, now_ms
+from fieldrepair_service.case_book.database import Clock, Database, create_book_engine, now_ms
+from fieldrepair_service.case_book.outbox import Outbox
+from fieldrepair_service.case_book.planning import Plans
+from fieldrepair_service.case_book.schema import bring_up_to_date
 from fieldrepair_service.case_book.streams import Streams
 from fieldrepair_service.case_book.tasks import Tasks
 
 
-class CaseBook(Streams, Cases, Tasks):
+class CaseBook(Streams, Outbox, Cases, Plans, Tasks):
     """Everything small and transactional: windows and drift events, repair cases, labelling tasks, notifications.
 
     Safe to share between threads; each process opens its own. Made by :func:`open_case_book`. A context manager

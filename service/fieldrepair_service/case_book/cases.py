@@ -13,7 +13,7 @@ from fieldrepair_service.case_book.database import BookPart, retry_once
 from fieldrepair_service.case_book.models import CaseRow, DriftEventRow, HistoryRow, TaskRow
 from fieldrepair_service.case_book.records import Case, HistoryEntry
 from fieldrepair_service.case_book.states import OPEN_STATES, CaseState, TaskState, check_transition
-from fieldrepair_service.errors import CaseAlreadyOpen, InputError, NotInCaseBook
+from fieldrepair_service.errors import CaseAlreadyOpen, CaseNotAnnotating, InputError, NotInCaseBook
 
 
 class CaseFields(TypedDict, total=False):
@@ -188,6 +188,16 @@ def lock_case(session: Session, case_id: int) -> CaseRow:
     if row is None:
         raise NotInCaseBook(f"there is no case {case_id}")
     return row
+
+
+def require_annotating(case: CaseRow, task: TaskRow | None = None) -> None:
+    """Refuse (``CaseNotAnnotating``) a case that takes no plan or label now, or a task of an earlier attempt."""
+    if case.state != str(CaseState.ANNOTATING):
+        raise CaseNotAnnotating(f"case {case.id} is {case.state}; this can be done only while it is annotating")
+    if task is not None and task.attempt != case.attempt:
+        raise CaseNotAnnotating(
+            f"task {task.id} belongs to attempt {task.attempt} of case {case.id}, which is at attempt {case.attempt}"
+        )
 
 
 def _begin_attempt(session: Session, row: CaseRow, now: int) -> None:

@@ -47,6 +47,7 @@ def to_window(row: models.WindowRow) -> records.WindowRecord:
         p_value=row.p_value,
         drifted=row.drifted,
         estimated_accuracy=row.estimated_accuracy,
+        cursor_start=cursor_from_json(row.cursor_start),
     )
 
 

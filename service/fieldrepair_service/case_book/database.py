@@ -1,4 +1,4 @@
-"""The case book's database: engine, transactions, and bringing an older schema up to date.
+"""The case book's database: engine and transactions.
 
 SQLite runs in WAL mode, and a transaction that writes takes the write lock at its start (``BEGIN IMMEDIATE``), so
 that what it read is still true when it writes. On PostgreSQL such a transaction locks the rows it decides on.
@@ -14,24 +14,18 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import orjson
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fieldrepair_service.case_book.models import VERSION_TABLE
-from fieldrepair_service.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+from fieldrepair_service.errors import ConfigurationError, InputError, StoreUnavailable
 
 BUSY_TIMEOUT_S = 30
 """How long a SQLite transaction waits for another one's write lock."""
 
-_MIGRATION_LOCK = 0x66_72_62_6F_6F_6B  # "frbook": the advisory lock that serialises migrations on PostgreSQL
 _WRITES = "fieldrepair_writes"
 
 T = TypeVar("T")
@@ -68,7 +62,10 @@ def create_book_engine(url: str) -> Engine:
 def _sqlite_engine(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError(f"the case book needs a file that several processes share, got {url}")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make the folder of the case book {url.database}: {error.strerror}") from error
     engine = create_engine(
         url,
         json_serializer=_to_json,
@@ -130,6 +127,9 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        # One consistent view over several SELECTs. SQLite's transactions are like that anyway.
+        postgresql = engine.dialect.name == "postgresql"
+        self._reading = engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else engine
         self._writing = engine.execution_options(**{_WRITES: True})
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Generator[Session]:
         """One consistent view; nothing in it is written."""
-        with _clear_errors(), Session(self.engine) as session, session.begin():
+        with _clear_errors(), Session(self._reading) as session, session.begin():
             yield session
 
     @contextlib.contextmanager
@@ -178,47 +178,7 @@ def _clear_errors() -> Generator[None]:
     except (OperationalError, PoolTimeoutError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise StoreUnavailable(f"the case book's database does not answer: {cause}") from error
-
-
-def bring_up_to_date(database: Database, *, migrate: bool) -> None:
-    """Make the book's schema the one this code knows.
-
-    Several processes may do this at once: the first holds a lock, the others find the work done.
-
-    Args:
-        database: the book.
-        migrate: whether an older (or empty) book may be changed.
-
-    Raises:
-        SchemaMismatch: the book is newer than this code, or older and ``migrate`` is false.
-        StoreUnavailable: the database cannot be reached.
-        ConfigurationError: the file is not a database.
-    """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    known = scripts.get_current_head()
-    place = database.engine.url.render_as_string(hide_password=True)
-    try:
-        with database.connection() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-            if found == known:
-                return
-            if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
-                raise SchemaMismatch(
-                    f"the case book {place} has schema {found!r}, this fieldrepair knows schemas up to {known!r}; "
-                    "run the fieldrepair version that wrote it, or a newer one"
-                )
-            if not migrate:
-                raise SchemaMismatch(
-                    f"the case book {place} has schema {found or 'none'!r}, this fieldrepair needs {known!r}; "
-                    "open it once with migrate=True"
-                )
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except DatabaseError as error:
-        if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
-            raise ConfigurationError(f"the case book {place} is not an SQLite database") from error
+    except StatementError as error:
+        if isinstance(error.orig, TypeError):  # a value that is not JSON
+            raise InputError(f"the case book cannot store this: {error.orig}") from error
         raise

@@ -81,6 +81,7 @@ class WindowRow(Base):
     p_value: Mapped[float | None]
     drifted: Mapped[bool]
     estimated_accuracy: Mapped[float | None]
+    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(_Json)
     recorded_ms: Mapped[int] = mapped_column(BigInteger)
 
 

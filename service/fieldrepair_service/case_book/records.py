@@ -39,6 +39,8 @@ class WindowRecord:
     p_value: float | None
     drifted: bool
     estimated_accuracy: float | None = None
+    cursor_start: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Position in the field log just before its first input; where a repair's pool starts if an alert begins here."""
 
     def __post_init__(self) -> None:
         if self.index < 0 or self.size < 1 or self.last_timestamp_ms < self.first_timestamp_ms:

@@ -1,4 +1,4 @@
-"""The monitor's side of the case book: windows, checkpoints, drift events and the outbox of notifications."""
+"""The monitor's side of the case book: windows, checkpoints and drift events."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from fieldrepair_service.case_book.models import (
     CheckpointRow,
     DriftEventRow,
     HistoryRow,
-    NotificationRow,
     WindowRow,
 )
-from fieldrepair_service.case_book.records import Checkpoint, DriftEvent, NewDriftEvent, Notification, WindowRecord
+from fieldrepair_service.case_book.outbox import drift_notification
+from fieldrepair_service.case_book.records import Checkpoint, DriftEvent, NewDriftEvent, WindowRecord
 from fieldrepair_service.case_book.states import OPEN_STATES, CaseState
 from fieldrepair_service.errors import EventAlreadyOpen, InputError, NotInCaseBook, WindowsOutOfOrder
-
-DRIFT_EVENT_OPENED = "drift_event_opened"
-"""Kind of the notification that every drift event puts into the outbox."""
 
 
 class Streams(BookPart):
@@ -140,30 +137,6 @@ class Streams(BookPart):
                 return None
             return convert.to_event(_open(session, stream, open_event, now))
 
-    def pending_notifications(self, *, limit: int = 100) -> list[Notification]:
-        """Messages that nobody has confirmed yet, oldest first."""
-        query = (
-            select(NotificationRow).where(NotificationRow.sent_ms.is_(None)).order_by(NotificationRow.id).limit(limit)
-        )
-        with self._database.reading() as session:
-            return [convert.to_notification(row) for row in session.scalars(query)]
-
-    def mark_notified(self, notification_id: int, error: str | None = None) -> None:
-        """Confirm a message, or, with ``error``, count a failed attempt and keep it pending.
-
-        Raises:
-            NotInCaseBook: if there is none with this id.
-        """
-        with self._database.writing() as session:
-            row = session.get(NotificationRow, notification_id, with_for_update=True)
-            if row is None:
-                raise NotInCaseBook(f"there is no notification {notification_id}")
-            row.attempts += 1
-            row.last_attempt_ms = self._now()
-            row.last_error = None if error is None else convert.storable(error)
-            if error is None:
-                row.sent_ms = row.last_attempt_ms
-
 
 @dataclass(frozen=True)
 class _Stream:
@@ -234,6 +207,7 @@ def _window_row(stream: _Stream, window: WindowRecord, now: int) -> WindowRow:
         p_value=window.p_value,
         drifted=window.drifted,
         estimated_accuracy=window.estimated_accuracy,
+        cursor_start=convert.cursor_to_json(window.cursor_start),
         recorded_ms=now,
     )
 
@@ -271,7 +245,7 @@ def _open(session: Session, stream: _Stream, new: NewDriftEvent, now: int) -> Dr
     )
     session.add(event)
     session.flush()
-    session.add(_notification(event, now))
+    session.add(drift_notification(event, now))
     session.flush()
     return event
 
@@ -297,29 +271,3 @@ def _new_case(session: Session, new: NewDriftEvent, now: int) -> CaseRow:
         HistoryRow(case_id=case.id, at_ms=now, to_state=case.state, reason=case.reason, actor="monitor"),
     )
     return case
-
-
-def _notification(event: DriftEventRow, now: int) -> NotificationRow:
-    return NotificationRow(
-        kind=DRIFT_EVENT_OPENED,
-        event_id=event.id,
-        case_id=event.case_id,
-        payload={
-            "event_id": event.id,
-            "case_id": event.case_id,
-            "opened_case": event.opened_case,
-            "model_name": event.model_name,
-            "model_version": event.model_version,
-            "detector": event.detector,
-            "statistic": event.statistic,
-            "p_value": event.p_value,
-            "threshold": event.threshold,
-            "field_inputs_until_alert": event.field_inputs_until_alert,
-            "estimated_accuracy": event.estimated_accuracy,
-            "reference_accuracy": event.reference_accuracy,
-            "summary": event.summary,
-            "opened_ms": event.opened_ms,
-        },
-        created_ms=now,
-        attempts=0,
-    )

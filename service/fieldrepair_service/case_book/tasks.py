@@ -1,24 +1,21 @@
-"""The labellers' side of the case book: planning a case's tasks, handing them out, taking labels."""
+"""The labellers' side of the case book: handing out tasks, taking labels."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from fieldrepair_service.case_book import convert
-from fieldrepair_service.case_book.cases import lock_case, read_case
-from fieldrepair_service.case_book.database import BookPart, retry_once
+from fieldrepair_service.case_book.cases import lock_case, read_case, require_annotating
+from fieldrepair_service.case_book.database import BookPart
 from fieldrepair_service.case_book.models import CaseRow, TaskRow
-from fieldrepair_service.case_book.records import Case, NewTask, PurposeCounts, Task, TaskCounts
+from fieldrepair_service.case_book.records import PurposeCounts, Task, TaskCounts
 from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
 from fieldrepair_service.errors import (
     AlreadyLabelled,
-    CaseAlreadyPlanned,
-    CaseNotAnnotating,
     InputError,
     NotInCaseBook,
     NotYourTask,
@@ -31,59 +28,6 @@ LEASE_S = 300.0
 
 class Tasks(BookPart):
     """Labelling tasks of a case's attempts."""
-
-    def plan_case(
-        self,
-        case_id: int,
-        tasks: Sequence[NewTask],
-        budget: int,
-        acceptance_size: int,
-        pool_cursor: Mapping[str, tuple[int, int]],
-        note: str = "",
-    ) -> Case:
-        """Store the field inputs to label, all at once, in an order that hides what each is for.
-
-        Args:
-            case_id: a case in state annotating that has no plan yet.
-            tasks: at least one; no field input twice, also not one of an earlier attempt.
-            budget: labels the case may ask for.
-            acceptance_size: how many of them judge the result.
-            pool_cursor: where in the field log the data of this plan ends.
-            note: what the case now waits for.
-
-        Raises:
-            CaseAlreadyPlanned: the tasks are chosen already; nothing is changed.
-            CaseNotAnnotating: the case is in another state.
-            InputError: no tasks, or a field input twice.
-            NotInCaseBook: if there is no such case.
-        """
-        return retry_once(lambda: self._plan(case_id, tasks, budget, acceptance_size, pool_cursor, note))
-
-    def _plan(
-        self,
-        case_id: int,
-        tasks: Sequence[NewTask],
-        budget: int,
-        acceptance_size: int,
-        pool_cursor: Mapping[str, tuple[int, int]],
-        note: str,
-    ) -> Case:
-        now = self._now()
-        with self._database.writing() as session:
-            case = lock_case(session, case_id)
-            _require_annotating(case)
-            if case.planned_ms is not None:
-                raise CaseAlreadyPlanned(f"the tasks of case {case_id} were planned before (at {case.planned_ms} ms)")
-            _require_new_inputs(session, case_id, tasks)
-            # Shuffled before they get their ids, so that not even those tell repair from acceptance tasks.
-            mixed = random.Random(f"{case_id}/{case.attempt}").sample(tasks, len(tasks))  # noqa: S311  (not a secret)
-            session.add_all(_task_row(case, task, position) for position, task in enumerate(mixed))
-            case.planned_ms = case.updated_ms = now
-            case.budget, case.acceptance_size = budget, acceptance_size
-            case.pool_cursor = convert.cursor_to_json(pool_cursor)
-            case.note = convert.storable(note)
-            session.flush()
-            return read_case(session, case_id)
 
     def task(self, task_id: int) -> Task:
         """One task.
@@ -210,7 +154,7 @@ class Tasks(BookPart):
                 return convert.to_task(row)
             if row.label is not None:
                 raise _already_labelled(row, case)
-            _require_annotating(case, row)
+            require_annotating(case, row)
             self._decide(row, TaskState.LABELLED, index, labeller)
             return convert.to_task(row)
 
@@ -230,7 +174,7 @@ class Tasks(BookPart):
                 raise _already_labelled(row, case)
             if row.state == str(TaskState.SKIPPED):
                 return convert.to_task(row)
-            _require_annotating(case, row)
+            require_annotating(case, row)
             self._decide(row, TaskState.SKIPPED, None, labeller)
             return convert.to_task(row)
 
@@ -247,7 +191,7 @@ class Tasks(BookPart):
         now = self._now()
         with self._database.writing() as session:
             case, row = _lock_task(session, task_id)
-            _require_annotating(case, row)
+            require_annotating(case, row)
             if row.decided_by != labeller:
                 who = f"was {row.state} by {row.decided_by!r}" if row.decided_by else "has no answer to take back"
                 raise NotYourTask(f"task {task_id} {who}; {labeller!r} cannot undo it")
@@ -272,40 +216,6 @@ def _lock_task(session: Session, task_id: int) -> tuple[CaseRow, TaskRow]:
     """A task and its case; the lock on the case covers the task, which is read again under it."""
     case = lock_case(session, _task(session, task_id).case_id)
     return case, _task(session, task_id)
-
-
-def _task_row(case: CaseRow, task: NewTask, position: int) -> TaskRow:
-    return TaskRow(
-        case_id=case.id,
-        attempt=case.attempt,
-        request_id=task.request_id,
-        row=task.row,
-        purpose=str(Purpose(task.purpose)),
-        rank=task.rank,
-        region=task.region,
-        position=position,
-        state=str(TaskState.OPEN),
-    )
-
-
-def _require_new_inputs(session: Session, case_id: int, tasks: Sequence[NewTask]) -> None:
-    if not tasks:
-        raise InputError(f"a plan needs at least one task, got none for case {case_id}")
-    keys = Counter((task.request_id, task.row) for task in tasks)
-    earlier = session.execute(select(TaskRow.request_id, TaskRow.row).where(TaskRow.case_id == case_id))
-    keys.update({(request_id, row) for request_id, row in earlier} & keys.keys())
-    twice = [key for key, number in keys.items() if number > 1]
-    if twice:
-        raise InputError(f"a field input is labelled once per case; planned twice: {twice[:5]} ({len(twice)} in all)")
-
-
-def _require_annotating(case: CaseRow, task: TaskRow | None = None) -> None:
-    if case.state != str(CaseState.ANNOTATING):
-        raise CaseNotAnnotating(f"case {case.id} is {case.state}; this can be done only while it is annotating")
-    if task is not None and task.attempt != case.attempt:
-        raise CaseNotAnnotating(
-            f"task {task.id} belongs to attempt {task.attempt} of case {case.id}, which is at attempt {case.attempt}"
-        )
 
 
 def _require_name(labeller: str) -> None:

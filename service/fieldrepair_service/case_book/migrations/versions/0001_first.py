@@ -82,6 +82,7 @@ def upgrade() -> None:
         sa.Column("p_value", _REAL, nullable=True),
         sa.Column("drifted", sa.Boolean(), nullable=False),
         sa.Column("estimated_accuracy", _REAL, nullable=True),
+        sa.Column("cursor_start", _JSON, nullable=False),
         sa.Column("recorded_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_fieldrepair_windows"),
         sa.UniqueConstraint(
