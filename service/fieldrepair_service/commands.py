@@ -1,0 +1,20 @@
+"""Commands of the service package. Light on purpose: the parts are imported when a command runs."""
+
+from __future__ import annotations
+
+from fieldrepair_service.sidecar_settings import SidecarSettings
+
+
+class SidecarCommand(SidecarSettings):
+    """Forward traffic to a model server and log every field input.
+
+    Every request goes to --upstream as it came and its answer comes back as it is. Inputs and predictions of
+    POST /invocations are written to the field log beside the request path: a full disk or a slow store never
+    fails or delays a prediction.
+    """
+
+    def cli_cmd(self) -> None:
+        """Run until SIGTERM or SIGINT, then finish what is in flight and write what is spooled."""
+        from fieldrepair_service.sidecar import run_sidecar  # here, so that --help is quick
+
+        run_sidecar(self)

@@ -1,0 +1,120 @@
+"""The control port: health, metrics, which upstream is served, and the case API. Never on the request path."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+
+from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.upstream import Upstreams, UpstreamView
+
+T = TypeVar("T")
+
+_BEARER = HTTPBearer(auto_error=False)
+
+
+class UpstreamSpec(BaseModel):
+    """Body of ``PUT /upstream``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    url: str
+    """Where the model server listens, say http://127.0.0.1:5003."""
+    model_name: str = Field(min_length=1)
+    """Registered model it serves."""
+    model_version: str = Field(min_length=1)
+    """Version it serves."""
+
+
+class LoopBridge:
+    """Runs coroutines on the traffic event loop from the control port's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work`` there, wherever this is called."""
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+
+def create_control_app(
+    *,
+    upstreams: Upstreams,
+    traffic_loop: asyncio.AbstractEventLoop,
+    registry: CollectorRegistry,
+    not_ready: Callable[[], str | None],
+    token: str | None,
+    routers: Sequence[APIRouter] = (),
+    extend: Callable[[FastAPI], None] | None = None,
+) -> FastAPI:
+    """The control app.
+
+    Args:
+        upstreams: what ``/upstream`` shows and changes.
+        traffic_loop: the event loop that ``upstreams`` belongs to.
+        registry: what ``/metrics`` shows.
+        not_ready: why ``/readyz`` should say no; None when it should say yes.
+        token: bearer token asked for everywhere but on /healthz, /readyz and /metrics; None asks for none.
+        routers: further routes behind the token.
+        extend: called with the app before it is returned, to add error handlers, say.
+    """
+    app = FastAPI(title="fieldrepair sidecar", docs_url=None, redoc_url=None, openapi_url=None)
+    traffic = LoopBridge(traffic_loop)
+    guard = [Depends(_bearer_check(token))]
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def readyz() -> JSONResponse:
+        reason = not_ready()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "detail": reason}, status_code=503)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/upstream", dependencies=guard)
+    async def show_upstream() -> dict[str, Any]:
+        active, draining = await traffic.run(upstreams.snapshot())
+        return {"active": asdict(active) if active else None, "draining": [asdict(view) for view in draining]}
+
+    @app.put("/upstream", dependencies=guard)
+    async def switch_upstream(spec: UpstreamSpec) -> dict[str, Any]:
+        view: UpstreamView = await traffic.run(upstreams.switch(spec.url, spec.model_name, spec.model_version))
+        return asdict(view)
+
+    @app.exception_handler(ConfigurationError)
+    def explain_configuration(_request: object, error: ConfigurationError) -> JSONResponse:
+        return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status_code=422)
+
+    for router in routers:
+        app.include_router(router, dependencies=guard)
+    if extend is not None:
+        extend(app)
+    return app
+
+
+def _bearer_check(token: str | None) -> Callable[..., Awaitable[None]]:
+    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        if token is None:
+            return
+        given = credentials.credentials if credentials is not None else ""
+        if not secrets.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(401, "the control port needs its bearer token", headers={"www-authenticate": "Bearer"})
+
+    return check

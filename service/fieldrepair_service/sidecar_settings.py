@@ -1,0 +1,89 @@
+"""Options of ``fieldrepair sidecar``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fieldrepair_service.settings import StoreSettings
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class SidecarSettings(StoreSettings):
+    """Where traffic comes in, where it goes, and how much of it is kept."""
+
+    upstream: str | None = None
+    """URL of the model server to forward to, say http://127.0.0.1:5001. Without one, traffic is answered 503 until
+    PUT /upstream on the control port names one."""
+
+    model_name: str = Field(default="unknown", min_length=1)
+    """Registered model that the upstream serves; goes into every row of the field log. PUT /upstream changes it."""
+
+    model_version: str = Field(default="unknown", min_length=1)
+    """Version of that model. PUT /upstream changes it."""
+
+    traffic_host: str = "127.0.0.1"
+    """Address to take prediction traffic on. Traffic is as open as the model server itself."""
+
+    traffic_port: int = Field(default=8080, ge=0, le=65535)
+    """Port for prediction traffic. 0 picks a free one; <state-dir>/sidecar.json says which."""
+
+    control_host: str = "127.0.0.1"
+    """Address of the control port: health, metrics, upstream, cases and labelling."""
+
+    control_port: int = Field(default=8081, ge=0, le=65535)
+    """Port for control. 0 picks a free one; <state-dir>/sidecar.json says which."""
+
+    control_auth: Literal["token", "off"] = "token"
+    """Whether the control port asks for the bearer token. ``off`` is allowed on a loopback address only.
+    /healthz, /readyz and /metrics are always open."""
+
+    durability: Literal["async", "sync"] = "async"
+    """async: answer first, spool within 50 ms. sync: spool, with fsync, before the last byte of the answer goes out."""
+
+    sampling_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Fraction of scoring requests that is logged; each is drawn by itself. Written into every row."""
+
+    max_logged_body: int = Field(default=4 * MIB, ge=KIB)
+    """Largest request or answer body that is logged, in bytes. Larger ones are forwarded all the same, and counted as
+    dropped."""
+
+    queue_exchanges: int = Field(default=10_000, ge=1)
+    """Exchanges that may wait in memory for the spool."""
+
+    queue_bytes: int = Field(default=256 * MIB, ge=KIB)
+    """Bytes of bodies that may wait in memory for the spool."""
+
+    spool_max_bytes: int = Field(default=2048 * MIB, ge=MIB)
+    """Size the spool on disk may reach while the field log cannot be written."""
+
+    flush_seconds: float = Field(default=1.0, gt=0, le=3600)
+    """How long logged exchanges may wait in the spool before they are written to the field log."""
+
+    flush_exchanges: int = Field(default=1_000, ge=1)
+    """Write to the field log sooner when so many exchanges wait; also the most that one write takes."""
+
+    compact_every: int = Field(default=500, ge=0)
+    """Merge the field log's small files after so many writes of this sidecar; 0 leaves that to others."""
+
+    connect_timeout: float = Field(default=5.0, gt=0)
+    """Seconds the upstream may take to accept a connection."""
+
+    total_timeout: float = Field(default=60.0, gt=0)
+    """Seconds the upstream may take for a whole answer."""
+
+    upstream_idle_seconds: float = Field(default=4.0, ge=0)
+    """How long an idle connection to the upstream is kept. Must be shorter than the upstream keeps it (uvicorn, and so
+    MLflow: 5 s), or requests are sent into connections that are just being closed."""
+
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """On SIGTERM: how long requests in flight may take to finish. Shipping what is spooled gets 5 s more."""
+
+    @model_validator(mode="after")
+    def _auth_off_only_on_loopback(self) -> SidecarSettings:
+        if self.control_auth == "off" and self.control_host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError(f"control_auth=off needs a loopback control_host, got {self.control_host}")
+        return self
