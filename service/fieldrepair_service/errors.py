@@ -52,7 +52,15 @@ class StoreError(FieldRepairError):
 
 
 class RowsNotFound(StoreError):  # noqa: N818 - named like a KeyError: it says what is missing
-    """The field log has no row under the keys that were asked for; the message names them."""
+    """The field log has no row under the keys that were asked for; the message names them.
+
+    Attributes:
+        missing: every (request_id, row) that is not there.
+    """
+
+    def __init__(self, message: str, missing: Sequence[tuple[str, int]] = ()) -> None:
+        self.missing = tuple(missing)
+        super().__init__(message)
 
 
 class SpoolError(StoreError):

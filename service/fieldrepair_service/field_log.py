@@ -191,7 +191,7 @@ class FieldLog:
         missing = [key for key in keys if key not in index]
         if missing:
             shown = ", ".join(f"({request}, {row})" for request, row in missing[:5])
-            raise RowsNotFound(f"the field log has no {len(missing)} of {len(keys)} rows asked for: {shown}")
+            raise RowsNotFound(f"the field log has no {len(missing)} of {len(keys)} rows asked for: {shown}", missing)
         return FieldRows(found.take([index[key] for key in keys]))
 
     def count(self, *, model_name: str | None = None, model_version: str | None = None) -> int:

@@ -6,7 +6,6 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from fieldrepair_service.case_book.cases import Cases
 from fieldrepair_service.case_book.database import Clock, Database, create_book_engine, now_ms
 from fieldrepair_service.case_book.outbox import Outbox
 from fieldrepair_service.case_book.planning import Plans
@@ -15,7 +14,7 @@ from fieldrepair_service.case_book.streams import Streams
 from fieldrepair_service.case_book.tasks import Tasks
 
 
-class CaseBook(Streams, Outbox, Cases, Plans, Tasks):
+class CaseBook(Streams, Outbox, Plans, Tasks):
     """Everything small and transactional: windows and drift events, repair cases, labelling tasks, notifications.
 
     Safe to share between threads; each process opens its own. Made by :func:`open_case_book`. A context manager

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from fieldrepair_service.case_book import convert
-from fieldrepair_service.case_book.cases import lock_case, read_case, require_annotating
-from fieldrepair_service.case_book.database import BookPart
+from fieldrepair_service.case_book.cases import Cases, lock_case, read_case, require_annotating
 from fieldrepair_service.case_book.models import CaseRow, TaskRow
-from fieldrepair_service.case_book.records import PurposeCounts, Task, TaskCounts
+from fieldrepair_service.case_book.records import Case, PurposeCounts, Task, TaskCounts
 from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
 from fieldrepair_service.errors import (
     AlreadyLabelled,
@@ -26,7 +24,7 @@ LEASE_S = 300.0
 """How long a task that was handed out waits for its labeller before others get it."""
 
 
-class Tasks(BookPart):
+class Tasks(Cases):
     """Labelling tasks of a case's attempts."""
 
     def task(self, task_id: int) -> Task:
@@ -59,22 +57,33 @@ class Tasks(BookPart):
         Raises:
             NotInCaseBook: if there is no such case.
         """
-        with self._database.reading() as session:
-            case = read_case(session, case_id)
-            counts: Counter[tuple[str, str]] = Counter()
-            for purpose, state, number in session.execute(
-                select(TaskRow.purpose, TaskRow.state, func.count())
-                .where(TaskRow.case_id == case_id, TaskRow.attempt == case.attempt)
-                .group_by(TaskRow.purpose, TaskRow.state)
-            ):
-                counts[purpose, state] = number
+        return self.task_counts_of([self.case(case_id)])[case_id]
 
-        def of(purpose: Purpose) -> PurposeCounts:
-            return PurposeCounts(**{str(state): counts[str(purpose), str(state)] for state in TaskState})
-
-        return TaskCounts(
-            planned=case.planned_ms is not None, repair=of(Purpose.REPAIR), acceptance=of(Purpose.ACCEPTANCE)
+    def task_counts_of(self, cases: Sequence[Case]) -> dict[int, TaskCounts]:
+        """The same for several cases at once: case id -> counts."""
+        query = (
+            select(TaskRow.case_id, TaskRow.attempt, TaskRow.purpose, TaskRow.state, func.count())
+            .where(TaskRow.case_id.in_([case.id for case in cases]))
+            .group_by(TaskRow.case_id, TaskRow.attempt, TaskRow.purpose, TaskRow.state)
         )
+        with self._database.reading() as session:
+            numbers = {
+                (case_id, attempt, purpose, state): n for case_id, attempt, purpose, state, n in session.execute(query)
+            }
+
+        def counts(case: Case, purpose: Purpose) -> PurposeCounts:
+            return PurposeCounts(
+                **{str(state): numbers.get((case.id, case.attempt, str(purpose), str(state)), 0) for state in TaskState}
+            )
+
+        return {
+            case.id: TaskCounts(
+                planned=case.planned_ms is not None,
+                repair=counts(case, Purpose.REPAIR),
+                acceptance=counts(case, Purpose.ACCEPTANCE),
+            )
+            for case in cases
+        }
 
     def labels(self, case_id: int, purpose: Purpose | str, *, attempt: int | None = None) -> list[tuple[str, int, int]]:
         """Labels given so far as (request_id, row, class index), most important first.
