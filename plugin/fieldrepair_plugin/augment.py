@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
@@ -39,5 +37,5 @@ def augmix_copies(
         for copy in range(copies):
             for start in range(0, len(pixels), chain_share):
                 block = slice(start, start + chain_share)
-                result[copy, block] = cast(Tensor, augmix(pixels[block]))
+                result[copy, block] = augmix(pixels[block])
     return result

@@ -96,7 +96,7 @@ def choose_exemplars(
     unit = unit_rows(embeddings)
     totals = np.array([unsmoothness[part].sum() for part in regions.members], dtype=np.float64)
     ranked = np.argsort(-totals, kind="stable")[:budget]
-    chosen = [regions.members[rank] for rank in ranked]
+    chosen: list[IntArray] = [regions.members[int(rank)] for rank in ranked]
     exemplars = [
         int(part[np.argmin(np.linalg.norm(unit[part] - regions.centres[rank], axis=1))])
         for rank, part in zip(ranked, chosen, strict=True)

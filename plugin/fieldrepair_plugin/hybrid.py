@@ -76,6 +76,7 @@ def select_exemplars(
     """
     tell = progress or silent
     check_budget(budget, len(pool))
+    model = model.working_copy()
     field = model.pixels(pool, "field pool")
     training = model.pixels(reference.x, "training data")
 
@@ -90,17 +91,17 @@ def select_exemplars(
         training, settings.inference_batch_size, _counting(tell, "threshold")
     )
     for name, logits in (("field pool", field_logits), ("training data", training_logits)):
-        if not logits.isfinite().all():
+        if not np.isfinite(logits).all():
             raise InputError(f"{name}: expected finite answers of the model, got NaN or infinity")
-    density = neighbour_distance(field_logits.numpy(), training_logits.numpy(), settings.neighbours)
+    density = neighbour_distance(field_logits, training_logits, settings.neighbours)
     tau = threshold(unsmooth, density, settings.average_inputs)
 
     # 3. Regions: HDBSCAN drops noise, k-means cuts the rest into groups of about ten, at least B of them.
-    regions = find_regions(embeddings.numpy(), budget, settings)
+    regions = find_regions(embeddings, budget, settings)
     tell(ProgressEvent("regions", 1, 1, {"regions": len(regions.members), "noise": len(regions.noise), "tau": tau}))
 
     # 4. Exemplars: the B regions with the largest total unsmoothness, each represented by its most central member.
-    exemplars, chosen = choose_exemplars(regions, embeddings.numpy(), unsmooth, budget)
+    exemplars, chosen = choose_exemplars(regions, embeddings, unsmooth, budget)
     covered = sum(len(region) for region in chosen)
     tell(ProgressEvent("exemplars", 1, 1, {"exemplars": len(exemplars), "covered": covered}))
     return Selection(exemplars, chosen, unsmooth, tau)

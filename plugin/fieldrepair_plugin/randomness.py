@@ -1,9 +1,9 @@
-"""Randomness that belongs to a repair: one seed, one stream per purpose; the process's own generators are left alone."""
+"""Randomness that belongs to a repair: one seed, one stream per purpose; the process's own are left alone."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,7 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
 
 
 @contextmanager
-def own_global_state(seed: int, device: torch.device) -> Iterator[None]:
+def own_global_state(seed: int, device: torch.device) -> Generator[None]:
     """Let code that can only draw from torch's global generators (AugMix, dropout) draw from ours.
 
     Inside, the global generators of the CPU and of ``device`` start from ``seed``; afterwards they are as they were.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -21,7 +20,7 @@ from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.progress import Progress, ProgressEvent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet
+from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet, blocks
 from fieldrepair_plugin.unsmoothness import mean_prediction, unsmoothness, with_original
 from fieldrepair_service.errors import InputError
 
@@ -109,7 +108,9 @@ def fine_tune(
         InputError: for a class the model does not have, or data it cannot take.
         TrainingError: if there is nothing to train, or training diverges.
     """
-    model = model.with_module(_trainable_copy(model.module))
+    if not any(parameter.requires_grad for parameter in model.module.parameters()):
+        raise TrainingError("the model has nothing to train: no parameter requires a gradient")
+    model = model.working_copy()
     data = _gather(model, reference, pool, labelled)
     _check_classes(model, data)
     state = _State(model.module, settings, torch.from_numpy(selection.unsmoothness))
@@ -127,8 +128,8 @@ def fine_tune(
 
     model.module.load_state_dict(state.best)
     model.module.zero_grad(set_to_none=True)
-    model.module.eval()
-    return RepairResult(model.module, state.records, state.kept_epoch, len(labels), len(data.labelled) - len(labels))
+    module = model.module.to(memory_format=torch.contiguous_format).eval()
+    return RepairResult(module, state.records, state.kept_epoch, len(labels), len(data.labelled) - len(labels))
 
 
 class _State:
@@ -221,7 +222,7 @@ def _supervised_pass(
     # The last, smaller batch is dropped: batch norm cannot train on one input. Each epoch drops other inputs.
     batches = max(1, len(items) // size)
     total = 0.0
-    for step, batch in enumerate(_shuffled(items, batches * size, generator).split(size), start=1):
+    for step, batch in enumerate(blocks(_shuffled(items, batches * size, generator), size), start=1):
         logits = model.logits(data.images[batch].to(model.device))
         targets = data.classes[batch].to(logits.device)
         loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
@@ -250,10 +251,10 @@ def _consistency_pass(
     size, views = settings.batch_size, settings.copies + 1
     batches = max(1, len(anchors) // size, len(weights) // settings.unlabelled_batch_size)
     draws = torch.multinomial(weights, batches * settings.unlabelled_batch_size, replacement=True, generator=generator)
-    anchor_batches = _shuffled(anchors, batches * size, generator).split(size)
+    anchor_batches = blocks(_shuffled(anchors, batches * size, generator), size)
     total = 0.0
     for step, (anchor, drawn) in enumerate(
-        zip(anchor_batches, draws.split(settings.unlabelled_batch_size), strict=True), start=1
+        zip(anchor_batches, blocks(draws, settings.unlabelled_batch_size), strict=True), start=1
     ):
         batch = drawn + data.first
         pixels = data.images[batch].to(model.device)
@@ -328,21 +329,13 @@ def _answered_right(
 ) -> Tensor:
     """Numbers of the training inputs the model gets right now: replaying these keeps what it knows."""
     logits, _ = model.logits_and_embeddings(data.images[: data.first], settings.inference_batch_size, heard)
-    return torch.nonzero(logits.argmax(dim=1) == data.classes[: data.first]).flatten()
+    return torch.nonzero(torch.from_numpy(logits).argmax(dim=1) == data.classes[: data.first]).flatten()
 
 
 def _shuffled(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` of the items in random order; round after round where there are fewer."""
     rounds = math.ceil(count / len(items))
     return torch.cat([items[torch.randperm(len(items), generator=generator)] for _ in range(rounds)])[:count]
-
-
-def _trainable_copy(module: nn.Module) -> nn.Module:
-    own = copy.deepcopy(module)
-    own.zero_grad(set_to_none=True)
-    if not any(parameter.requires_grad for parameter in own.parameters()):
-        raise TrainingError("the model has nothing to train: no parameter requires a gradient")
-    return own
 
 
 def _gather(model: RepairableModel, reference: TrainingSet, pool: Served, labelled: tuple[IntArray, IntArray]) -> _Data:

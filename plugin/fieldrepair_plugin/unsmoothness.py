@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from fieldrepair_plugin.augment import augmix_copies
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import RepairableModel, inference
+from fieldrepair_plugin.repairable import RepairableModel, blocks, inference
 
 FloatVector = npt.NDArray[np.float64]
 
@@ -28,7 +30,8 @@ def normalised_entropy(probabilities: Tensor) -> Tensor:
     Returns:
         ``(n,)`` in 0..1; 0 log 0 counts as 0.
     """
-    return torch.special.entr(probabilities).sum(dim=1) / np.log(probabilities.shape[1])
+    terms = cast(Tensor, torch.special.entr(probabilities))
+    return terms.sum(dim=1) / math.log(probabilities.shape[1])
 
 
 def mean_prediction(model: RepairableModel, views: Tensor) -> Tensor:
@@ -42,7 +45,7 @@ def mean_prediction(model: RepairableModel, views: Tensor) -> Tensor:
         ``(n, classes)``, rows sum to 1.
     """
     logits = model.logits(views.flatten(0, 1))
-    return logits.softmax(dim=1).unflatten(0, views.shape[:2]).mean(dim=0)
+    return logits.softmax(dim=1).reshape(*views.shape[:2], -1).mean(dim=0)
 
 
 def with_original(pixels: Tensor, copies: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ def unsmoothness(
     # A multiple of chain_share, so that the batch size changes the blocks of shared chains as little as possible.
     images = max(1, settings.inference_batch_size // (settings.copies + 1) // settings.chain_share)
     with inference(model.module):
-        for block in pixels.split(images * settings.chain_share):
+        for block in blocks(pixels, images * settings.chain_share):
             here = block.to(device)
             copies = augmix_copies(
                 here, settings.copies, generator, severity=settings.severity, chain_share=settings.chain_share
@@ -83,4 +86,4 @@ def unsmoothness(
             values.append(normalised_entropy(mean_prediction(model, with_original(here, copies)).double()).cpu())
             if heard is not None:
                 heard(sum(len(part) for part in values), len(pixels))
-    return torch.cat(values).numpy()
+    return cast(FloatVector, torch.cat(values).numpy())

@@ -1,0 +1,13 @@
+import numpy as np
+import numpy.typing as npt
+
+class HDBSCAN:
+    def __init__(
+        self,
+        min_cluster_size: int = 5,
+        min_samples: int | None = None,
+        *,
+        metric: str = "euclidean",
+        copy: bool = False,
+    ) -> None: ...
+    def fit_predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]: ...  # noqa: N803

@@ -1,0 +1,1 @@
+"""The part of torchvision that fieldrepair uses."""
