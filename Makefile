@@ -35,7 +35,7 @@ test: $(READY) system-packages ## run the tests (TESTS=tests/service for a part)
 
 check: $(READY) ## lint, format, types and import rules
 	@echo "== ruff"       && $(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@echo "== pyright"    && $(BIN)/pyright --pythonpath $(BIN)/python
+	@echo "== pyright"    && $(BIN)/pyright
 	@echo "== import-linter" && $(BIN)/lint-imports
 	@echo "check: all good"
 

@@ -54,8 +54,7 @@ def split_scans(seed: int = 0) -> dict[str, Part]:
     ends = np.cumsum(list(SIZES.values()))
     starts = ends - list(SIZES.values())
     return {
-        name: Part(images[start:end], labels[start:end])
-        for name, start, end in zip(SIZES, starts, ends, strict=True)
+        name: Part(images[start:end], labels[start:end]) for name, start, end in zip(SIZES, starts, ends, strict=True)
     }
 
 
@@ -76,12 +75,12 @@ class RemountedScanner:
         """What this scanner makes of ``images`` (n, 1, 8, 8); the same seed gives the same scans."""
         generator = np.random.default_rng(seed)
         angles = self.angle + generator.uniform(-self.wobble, self.wobble, len(images))
-        turned = torch.stack(
+        turned: Images = torch.stack(
             [
                 rotate(torch.from_numpy(image), float(angle), interpolation=InterpolationMode.BILINEAR)
                 for image, angle in zip(images, angles, strict=True)
             ]
         ).numpy()
-        seen = turned * self.contrast + self.veil + generator.normal(0.0, self.noise, images.shape)
+        seen: Images = turned * self.contrast + self.veil + generator.normal(0.0, self.noise, images.shape)
         # A scanner delivers 8 bits, so the picture a person labels is exactly what the model saw.
         return (np.rint(np.clip(seen, 0.0, 1.0) * 255.0) / 255.0).astype(np.float32)

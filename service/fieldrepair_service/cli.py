@@ -86,8 +86,7 @@ def _explain(error: ValidationError | SettingsError) -> str:
 
 def _overview(commands: dict[str, EntryPoint]) -> str:
     lines = ["usage: fieldrepair COMMAND [OPTIONS]    (fieldrepair COMMAND --help explains one)", ""]
-    for name in sorted(commands):
-        lines.append(f"  {name:<10} {_summary(commands[name])}")
+    lines += [f"  {name:<10} {_summary(commands[name])}" for name in sorted(commands)]
     lines += ["", "Every option is also an environment variable: --state-dir is FIELDREPAIR_STATE_DIR.", ""]
     return "\n".join(lines)
 

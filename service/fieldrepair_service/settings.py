@@ -1,4 +1,7 @@
-"""Settings shared by every part that touches the two stores. A setting is also a CLI option and an environment variable."""
+"""Settings shared by every part that touches the two stores.
+
+A setting is also a command line option and an environment variable.
+"""
 
 from __future__ import annotations
 
