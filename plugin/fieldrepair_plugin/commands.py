@@ -1,0 +1,81 @@
+"""Commands of the plugin package. Light on purpose: torch and mlflow are imported when a command runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic_settings import CliPositionalArg
+
+from fieldrepair_monitoring.settings import RegistrySettings
+from fieldrepair_plugin.settings import UpSettings, WorkerSettings
+from fieldrepair_service.inputs import ImageInput
+
+
+class UpCommand(UpSettings):
+    """Run everything for one model on this machine: model server, sidecar, monitor and repair worker.
+
+    With models:/NAME@ALIAS the alias is followed: when it moves in the MLflow registry, the new version's server is
+    started and warmed, traffic is switched to it without losing a request, and the old server is stopped. Moving the
+    alias back rolls back. Settings of the other parts are taken from their FIELDREPAIR_ environment variables.
+    Ctrl-C stops everything, a second Ctrl-C kills everything.
+    """
+
+    def cli_cmd(self) -> None:
+        """Run until SIGINT or SIGTERM."""
+        from fieldrepair_plugin.supervisor import run_up
+
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        run_up(self)
+
+
+class WorkerCommand(WorkerSettings):
+    """Work repair cases: choose what to label, train when the labels are in, judge, register the candidate.
+
+    Ctrl-C is safe at any time, also in the middle of training: the next start goes on from the last epoch.
+    """
+
+    def cli_cmd(self) -> None:
+        """Run until SIGINT or SIGTERM."""
+        from fieldrepair_plugin.worker import run_worker
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        run_worker(self)
+
+
+class AttachCommand(RegistrySettings):
+    """Store with a model version what is needed to watch and repair it.
+
+    For versions that were not logged with fieldrepair_plugin.log_model. The reference set is an .npz file with the
+    arrays train_x, train_y, val_x, val_y: inputs as a client sends them, and class numbers.
+    """
+
+    model: CliPositionalArg[str]
+    """Model version: models:/NAME/VERSION or models:/NAME@ALIAS."""
+    reference: Path
+    """Reference set (.npz)."""
+    class_names: list[str] | None = None
+    """One per output of the model. Default: the reference set's class_names, else 0, 1, 2, ..."""
+    input: ImageInput | None = None
+    """How a served instance is laid out and scaled. Default: guessed where the reference set leaves no doubt."""
+    embedding_layer: str | None = None
+    """Layer whose input is the embedding. Default: the nn.Linear that runs last."""
+    allow_poor_accuracy: bool = False
+    """Take a model that is right on the reference set no more often than chance."""
+    device: str = "cpu"
+    """Where to run the model for the check."""
+
+    def cli_cmd(self) -> None:
+        """Check the model against its reference set and store the hand-over."""
+        self.use_registry()
+        from fieldrepair_plugin.attachment import run_attach
+
+        run_attach(
+            self.model,
+            self.reference,
+            class_names=self.class_names,
+            input=self.input,
+            embedding_layer=self.embedding_layer,
+            allow_poor_accuracy=self.allow_poor_accuracy,
+            device=self.device,
+        )

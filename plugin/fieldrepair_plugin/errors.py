@@ -1,0 +1,36 @@
+"""Every error the plugin raises on purpose, in one tree.
+
+FieldRepairError (fieldrepair_service.errors)
+└── PluginError
+    ├── ModelUriError            a model URI cannot be read, or its alias is not set
+    ├── PartError                a part (model server, sidecar, ...) did not start or did not do what was asked
+    │   └── AlreadyRunningError  another ``fieldrepair up`` or worker works in this state folder
+    ├── TrainingError            a model cannot be trained, or its training diverged
+    └── TrainingStopped          a stop was asked for in the middle of training; the checkpoint is on disk
+"""
+
+from fieldrepair_service.errors import FieldRepairError
+
+
+class PluginError(FieldRepairError):
+    """The root of this package's errors."""
+
+
+class ModelUriError(PluginError):
+    """A model URI cannot be read, or its alias is not set; the message says how to write or set it."""
+
+
+class PartError(PluginError):
+    """A part did not start or did not do what was asked; the message ends with the last lines of its log."""
+
+
+class AlreadyRunningError(PartError):
+    """Another process does this work in this state folder; the message names it."""
+
+
+class TrainingStopped(PluginError):  # noqa: N818 - a request that was followed, not a mistake
+    """A stop was asked for in the middle of training; what was trained so far is in the checkpoint."""
+
+
+class TrainingError(PluginError):
+    """A model cannot be trained, or its training diverged; the message says where."""

@@ -1,0 +1,202 @@
+"""Keeps the wanted version served: follows the alias, replaces a server that died, records what was promoted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from fieldrepair_monitoring.errors import RegistryError
+from fieldrepair_plugin.errors import PartError
+from fieldrepair_plugin.promotion import AliasWatcher, BlueGreen, Switch, settle_promotion
+from fieldrepair_plugin.status import StatusBoard
+from fieldrepair_service.case_book import open_case_book
+from fieldrepair_service.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+REGISTRY, MODEL_SERVER = "registry", "model server"
+_TICK_SECONDS = 0.25
+_CHECK_SIDECAR_SECONDS = 5.0
+_SETTLE_AGAIN_SECONDS = 10.0
+_FIRST_RESTART_SECONDS = 1.0
+_LONGEST_RESTART_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A version that did not come up, and when it may be tried again."""
+
+    version: str
+    again_at: float
+
+
+class Serving:
+    """The part of ``up`` that decides which version takes the traffic.
+
+    Args:
+        servers: makes the switches.
+        watcher: says which version is wanted.
+        board: where this is told.
+        case_book_url: where promotions are recorded.
+        retry_seconds: a version that did not come up is tried again after this time, unless the alias moves sooner.
+    """
+
+    def __init__(
+        self,
+        servers: BlueGreen,
+        watcher: AliasWatcher,
+        board: StatusBoard,
+        *,
+        case_book_url: str,
+        retry_seconds: float,
+    ) -> None:
+        self._servers = servers
+        self._watcher = watcher
+        self._board = board
+        self._case_book_url = case_book_url
+        self._retry_seconds = retry_seconds
+        self._refused: _Refused | None = None
+        self._unsettled: tuple[str, str | None] | None = None
+        self._restart_pause = _FIRST_RESTART_SECONDS
+        # When each recurring duty is due next, in the event loop's time.
+        self._look_at = self._check_at = self._settle_at = self._restart_at = 0.0
+
+    async def start(self, version: str) -> None:
+        """Start the first server.
+
+        Raises:
+            PartError: it does not come up.
+            RegistryError: MLflow does not answer, or there is no such version.
+        """
+        self._board.set(MODEL_SERVER, "starting", f"{self._servers.name} v{version}")
+        _, not_warmed = await self._servers.start_first(version)
+        # The alias may have moved while nothing ran here; then this start was the promotion.
+        self._unsettled = (version, None)
+        self._say_served(f"not warmed: {not_warmed}" if not_warmed else "warm")
+        self._say_registry(version, "")
+
+    async def run(self) -> None:
+        """Follow the registry until cancelled."""
+        while True:
+            await self._replace_dead_server()
+            await self._follow()
+            await self._check_sidecar()
+            await self._settle()
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def _follow(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._look_at:
+            return
+        sighting = await self._watcher.look()
+        self._look_at = asyncio.get_running_loop().time() + self._watcher.pause
+        self._say_registry(sighting.version, sighting.problem)
+        refused = self._refused
+        if refused is not None and refused.version != sighting.version:
+            self._refused = refused = None  # the alias moved on: the version may be wanted anew later
+        active = self._servers.active
+        if active is None or sighting.version == active.version:
+            if refused is None and active is not None and self._board.parts[MODEL_SERVER].state == "failed":
+                self._say_served("the alias is back on it")
+            return
+        if refused is None or now >= refused.again_at:
+            await self._switch(sighting.version, f"{self._watcher.target} moved")
+
+    async def _switch(self, version: str, why: str) -> None:
+        active = self._servers.active
+        before = active.label if active else "nothing"
+        self._board.set(MODEL_SERVER, "switching", f"{why}: starting v{version}; {before} answers until it is warm")
+        try:
+            switch = await self._servers.switch(version)
+        except (PartError, RegistryError) as error:
+            self._refused = _Refused(version, asyncio.get_running_loop().time() + self._retry_seconds)
+            self._board.set(
+                MODEL_SERVER,
+                "failed",
+                f"v{version} does not come up, {before} goes on; move the alias, or it is tried again in "
+                f"{self._retry_seconds:g} s: {error}",
+            )
+            return
+        self._refused = None
+        self._unsettled = (version, switch.previous)
+        self._settle_at = 0.0
+        self._say_served(_describe(switch))
+
+    async def _replace_dead_server(self) -> None:
+        active = self._servers.active
+        if active is None or active.process.returncode is None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._restart_at:
+            return
+        self._board.set(
+            MODEL_SERVER,
+            "restarting",
+            f"{active.label} ended with status {active.process.returncode}; end of {active.process.log}:\n"
+            f"{active.process.last_log_lines(5)}",
+        )
+        try:
+            await self._servers.switch(active.version)
+        except (PartError, RegistryError) as error:
+            self._restart_at = loop.time() + self._restart_pause
+            self._board.set(
+                MODEL_SERVER, "failed", f"{active.label} is down; again in {self._restart_pause:g} s: {error}"
+            )
+            self._restart_pause = min(self._restart_pause * 2, _LONGEST_RESTART_SECONDS)
+            return
+        self._restart_pause = _FIRST_RESTART_SECONDS
+        self._say_served("restarted")
+
+    async def _check_sidecar(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._check_at:
+            return
+        self._check_at = loop.time() + _CHECK_SIDECAR_SECONDS
+        try:
+            await self._servers.repeat_address()
+        except PartError as error:
+            logger.info("the sidecar's upstream could not be checked: %s", error)  # its own part restarts it
+
+    async def _settle(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._unsettled is None or loop.time() < self._settle_at:
+            return
+        version, previous = self._unsettled
+        try:
+            done = await asyncio.to_thread(_settle, self._case_book_url, self._servers.name, version, previous)
+        except (StoreError, RegistryError) as error:
+            self._settle_at = loop.time() + _SETTLE_AGAIN_SECONDS
+            logger.warning("promotion of version %s could not be recorded yet: %s", version, error)
+            return
+        self._unsettled = None
+        if done:
+            self._say_served("; ".join(done))
+
+    def _say_served(self, more: str) -> None:
+        server = self._servers.active
+        if server is not None:
+            self._board.set(MODEL_SERVER, "ready", f"{server.label} at {server.url} ({more})")
+
+    def _say_registry(self, version: str, problem: str) -> None:
+        target = self._watcher.target
+        if problem:
+            active = self._servers.active
+            goes_on = f"; {active.label} goes on" if active else ""
+            self._board.set(REGISTRY, "waiting", f"{problem}{goes_on}")
+        elif target.alias is None:
+            self._board.set(REGISTRY, "ready", f"{target}: fixed, no alias is followed")
+        else:
+            self._board.set(REGISTRY, "ready", f"{target} is version {version}; followed")
+
+
+def _settle(case_book_url: str, name: str, version: str, previous: str | None) -> list[str]:
+    with open_case_book(case_book_url) as book:
+        return settle_promotion(book, name, version, previous)
+
+
+def _describe(switch: Switch) -> str:
+    warmed = "warm" if switch.warmed else "not warmed: it has no hand-over"
+    return f"{warmed}; up in {switch.start_seconds:.1f} s, switched in {switch.switch_seconds * 1000:.0f} ms" + (
+        f", v{switch.previous} drains" if switch.previous not in (None, switch.version) else ""
+    )

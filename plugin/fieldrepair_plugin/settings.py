@@ -1,0 +1,83 @@
+"""Settings of the plugin's commands. Each is also a command-line option and an environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fieldrepair_monitoring.settings import RegistrySettings
+
+
+class UpSettings(RegistrySettings):
+    """What ``up`` runs, and where it listens."""
+
+    model: CliPositionalArg[str]
+    """Model to serve: models:/NAME@ALIAS (followed as the alias moves) or models:/NAME/VERSION."""
+
+    traffic_host: str = "127.0.0.1"
+    """Address the sidecar takes predictions on."""
+    traffic_port: int = Field(default=8080, ge=0, le=65535)
+    """Port the sidecar takes predictions on; 0 picks a free one."""
+    control_host: str = "127.0.0.1"
+    """Address of the control port (console, API, metrics)."""
+    control_port: int = Field(default=8081, ge=0, le=65535)
+    """Control port; 0 picks a free one."""
+    monitor_metrics_port: int = Field(default=8082, ge=0, le=65535)
+    """Port of the monitor's Prometheus metrics; 0 picks a free one."""
+
+    alias_poll_seconds: float = Field(default=1.0, gt=0)
+    """Pause between two looks at the alias."""
+    server_workers: int = Field(default=1, ge=1)
+    """Worker processes of a model server."""
+    server_start_seconds: float = Field(default=180.0, gt=0)
+    """How long a model server may take to come up."""
+    server_request_seconds: int = Field(default=60, gt=0)
+    """How long a model server may take for one request."""
+    switch_drain_seconds: float = Field(default=60.0, ge=0)
+    """How long the old model server may take for its last requests after a switch."""
+    stop_seconds: float = Field(default=40.0, gt=0)
+    """How long a part may take to stop before it is killed."""
+    retry_switch_seconds: float = Field(default=600.0, gt=0)
+    """A version that did not come up is tried again after this time, or as soon as the alias has moved."""
+
+
+class WorkerSettings(RegistrySettings):
+    """How the worker plans, trains and judges."""
+
+    model_name: str | None = None
+    """Only cases of this registered model. Default: all."""
+    case_poll_seconds: float = Field(default=2.0, gt=0)
+    """Pause between two looks at the case book."""
+    lease_seconds: float = Field(default=60.0, ge=5)
+    """How long a claimed case stays this worker's without a sign of life."""
+
+    pool_minimum: int = Field(default=500, ge=10)
+    """Field inputs a case waits for before its tasks are chosen."""
+    pool_maximum: int = Field(default=10_000, ge=10)
+    """At most so many field inputs are used, the first after the shift."""
+    label_fraction: float = Field(default=0.05, gt=0, le=1)
+    """Labels for repair that a case may ask for, as a share of its field inputs."""
+    acceptance_size: int = Field(default=100, ge=10)
+    """Requests drawn at random whose field inputs are labelled to judge the result, never to train."""
+    acceptance_minimum: int = Field(default=20, ge=5)
+    """Acceptance labels below which a case is rejected: too few to show that a repair is one."""
+    attempts: int = Field(default=3, ge=1)
+    """Trainings that may fail before a case is rejected."""
+
+    margin: float = Field(default=0.01, ge=0, lt=1)
+    """How much accuracy on the reference validation set a candidate may lose."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Significance level of the acceptance test."""
+    epochs: int = Field(default=10, ge=1)
+    """Epochs of the repair."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads PyTorch may use. Default: PyTorch's own choice."""
+    run_once: bool = False
+    """Work every case as far as it goes now, then stop."""
+
+    @property
+    def cases_dir(self) -> Path:
+        """Where the plan, the checkpoint and the selection of each case are kept."""
+        return self.state_dir.absolute() / "cases"
