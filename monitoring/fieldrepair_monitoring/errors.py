@@ -7,6 +7,8 @@ FieldRepairError (fieldrepair_service.errors)
     ├── HandOverError               what was stored with a model version cannot be used
     │   ├── HandOverMissingError    nothing was stored with it
     │   └── HandOverMismatchError   model, reference set and description contradict each other
+    ├── ModelRunError               a model fails when it is run
+    │   └── WindowNotJudgedError    it cannot be run on the field inputs of one window
     ├── UnsupportedModelError       the logged model is of a kind that cannot be watched and repaired
     └── RegistryError               MLflow could not answer (may pass)
         └── ModelVersionMissingError    MLflow answered: there is no such model version
@@ -37,6 +39,22 @@ class HandOverMissingError(HandOverError):
 
 class HandOverMismatchError(HandOverError):
     """Model, reference set and description contradict each other; the message names both sides and the remedy."""
+
+
+class ModelRunError(MonitoringError):
+    """A model fails when it is run; the message gives the shape it was given and its own words."""
+
+
+class WindowNotJudgedError(ModelRunError):
+    """A model version cannot be run on the field inputs of one window, so nothing can be said about them.
+
+    Attributes:
+        reason: short word for metrics.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class UnsupportedModelError(MonitoringError):

@@ -59,12 +59,12 @@ def version_tag(name: str, version: str, tag: str) -> str | None:
     import mlflow
 
     entry = model_version(name, version)
-    value = cast(dict[str, str], entry.tags).get(tag)
+    value = entry.tags.get(tag)
     if value or not entry.model_id:
         return value
     try:
         with registry_errors(f"logged model {entry.model_id}"):
-            return cast(dict[str, str], mlflow.MlflowClient().get_logged_model(entry.model_id).tags).get(tag)
+            return mlflow.MlflowClient().get_logged_model(entry.model_id).tags.get(tag)
     except ModelVersionMissingError:
         return None  # the version has outlived the logged model
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fieldrepair_monitoring.errors import HandOverMismatchError
+from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError
 
 if TYPE_CHECKING:
     from fieldrepair_service.inputs import ImageInput
@@ -108,6 +108,7 @@ class ServedModel:
         Raises:
             HandOverMismatchError: if the instances do not have the served shape, or the module does not give one
                 row of outputs and one embedding per instance.
+            ModelRunError: if the module itself fails.
         """
         expected = self.handover.input.shape
         if x.shape[1:] != expected or len(x) == 0:
@@ -119,11 +120,20 @@ class ServedModel:
         with torch.inference_mode(), _capture_input(self._layer) as captured:
             for start in range(0, len(x), self._batch_size):
                 batch = np.ascontiguousarray(x[start : start + self._batch_size], dtype=self.handover.input.dtype)
-                outputs.append(_rows(self.module(torch.from_numpy(batch).to(self._device)), len(batch)))
+                outputs.append(_rows(self._run(batch), len(batch)))
                 embeddings.append(self._embedding(captured, len(batch)))
                 captured.clear()
         raw = np.concatenate(outputs)
         return Features(raw, to_scores(raw, self.handover.output), np.concatenate(embeddings))
+
+    def _run(self, batch: npt.NDArray[np.generic]) -> object:
+        try:
+            return cast(object, self.module(torch.from_numpy(batch).to(self._device)))
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ModelRunError(
+                f"the model fails on {len(batch)} instances of shape {batch.shape[1:]} as {batch.dtype}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _embedding(self, captured: list[torch.Tensor], size: int) -> FloatArray:
         name = self.handover.embedding_layer

@@ -17,9 +17,9 @@ from fieldrepair_monitoring.errors import ModelVersionMissingError
 from fieldrepair_monitoring.handover import HandOver, load_module
 from fieldrepair_monitoring.reference import Reference, read_arrays
 from fieldrepair_monitoring.registry import model_version, registry_errors
-from fieldrepair_plugin.errors import ModelUriError
 from fieldrepair_plugin.handover_check import prepare_handover
 from fieldrepair_plugin.handover_store import write_handover
+from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
 from fieldrepair_service.inputs import ImageInput
 
 EXPERIMENT = "fieldrepair"
@@ -66,14 +66,14 @@ def attach(
         device: where to run the model for the check.
 
     Raises:
-        ModelUriError: the URI cannot be read.
+        ModelUriError: the URI cannot be read, or nothing is there.
         ReferenceSetError: the reference set cannot be read.
         HandOverMismatchError: model, reference set and description contradict each other.
         UnsupportedModelError: the version is no pickled PyTorch module.
-        ModelVersionMissingError: there is no such version.
         RegistryError: MLflow could not answer or could not take the hand-over.
     """
-    name, version = parse_model_uri(model_uri)
+    target = parse_model_uri(model_uri)
+    name, version = target.name, wanted_version(target)
     if not isinstance(reference, Reference):
         path = Path(reference)
         if class_names is None:
@@ -131,27 +131,6 @@ def describe(attached: Attached) -> str:
         f"  stored as          {attached.handover_uri}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def parse_model_uri(model_uri: str) -> tuple[str, str]:
-    """Name and version of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``; an alias is looked up now.
-
-    Raises:
-        ModelUriError: the URI has another form, or the alias is not set.
-        RegistryError: MLflow could not answer.
-    """
-    scheme, _, rest = model_uri.partition("models:/")
-    name, slash, version = rest.strip("/").partition("/")
-    if not scheme and slash and name and version.isdigit():
-        return name, version
-    name, at, alias = rest.strip("/").partition("@")
-    if not scheme and at and name and alias and "/" not in rest.strip("/"):
-        try:
-            with registry_errors(model_uri):
-                return name, str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
-        except ModelVersionMissingError as error:
-            raise ModelUriError(str(error)) from error
-    raise ModelUriError(f"expected models:/NAME/VERSION or models:/NAME@ALIAS, got {model_uri!r}")
 
 
 def _stored_class_names(arrays: dict[str, npt.NDArray[Any]]) -> list[str] | None:

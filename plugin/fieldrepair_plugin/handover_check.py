@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fieldrepair_monitoring.errors import HandOverMismatchError, UnsupportedModelError
+from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, UnsupportedModelError
 from fieldrepair_monitoring.handover import HandOver, Output, ServedModel
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.served_model import FloatArray, layer_names
 from fieldrepair_plugin.guess_input import guess_input
 from fieldrepair_service.inputs import ImageInput
+
+_AS_SERVED = "the reference set must hold inputs exactly as a client sends them to the model server"
 
 MIN_TRAIN = 50
 MIN_VALIDATION = 50
@@ -77,7 +79,7 @@ def prepare_handover(
     elif input.shape != reference.shape:
         raise HandOverMismatchError(
             f"the input description gives instances of shape {input.shape}, but the reference set holds instances of "
-            f"shape {reference.shape}; the reference set must hold inputs as a client sends them to the model server"
+            f"shape {reference.shape}; {_AS_SERVED}"
         )
     with _evaluating(module):
         if embedding_layer is None:
@@ -127,12 +129,8 @@ def _run(model: ServedModel, reference: Reference) -> FloatArray:
     """Outputs on all validation inputs, through the same code that the monitor uses."""
     try:
         outputs = model.features(reference.val_x).outputs
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        spec = model.handover.input
-        raise HandOverMismatchError(
-            f"the model cannot be run on the reference set's instances of shape {spec.shape} as {spec.dtype}: {error}; "
-            "the reference set must hold inputs exactly as a client sends them to the model server"
-        ) from error
+    except ModelRunError as error:
+        raise HandOverMismatchError(f"{error}; {_AS_SERVED}") from error
     if not np.isfinite(outputs).all():
         raise HandOverMismatchError("the model returns NaN or infinity on the reference set's validation inputs")
     return outputs
@@ -155,8 +153,8 @@ def _last_linear(module: nn.Module, reference: Reference, spec: ImageInput, devi
             module.to(device)(sample)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise HandOverMismatchError(
-            f"the model cannot be run on the reference set's instances of shape {spec.shape} as {spec.dtype}: {error}; "
-            "the reference set must hold inputs exactly as a client sends them to the model server"
+            f"the model fails on the reference set's instances of shape {spec.shape} as {spec.dtype}: {error}; "
+            f"{_AS_SERVED}"
         ) from error
     finally:
         for handle in handles:

@@ -60,6 +60,7 @@ class FieldLog:
     def __init__(self, table: DeltaTable) -> None:
         self._table = table
         self._lock = threading.Lock()  # a DeltaTable's snapshot is moved forward in place
+        self._streams_by_file: dict[str, set[tuple[str, str]]] = {}  # a data file never changes
 
     @classmethod
     def open(cls, uri: str | Path, storage_options: dict[str, str] | None = None) -> FieldLog:
@@ -199,6 +200,15 @@ class FieldLog:
         dataset, _ = self._files()
         return dataset.count_rows(filter=_of_model(model_name, model_version))
 
+    def streams(self) -> list[tuple[str, str]]:
+        """Every (model_name, model_version) that has rows, sorted. Cheap to ask often: files are looked into once."""
+        dataset, files = self._files()
+        known = self._streams_by_file
+        self._streams_by_file = {
+            file.fragment.path: known.get(file.fragment.path) or _streams_in(file, dataset.schema) for file in files
+        }
+        return sorted(set[tuple[str, str]]().union(*self._streams_by_file.values()))
+
     def compact(self) -> None:
         """Merge small files into large ones; readers' cursors stay valid. Giving way to another writer is no error."""
         with self._current() as table:
@@ -325,6 +335,13 @@ def _next_keys(files: list[_File], schema: pa.Schema, wanted: ds.Expression, lim
         if certain.num_rows >= limit:
             return _in_reading_order(certain).slice(0, limit)
     return _in_reading_order(keys).slice(0, limit)
+
+
+def _streams_in(file: _File, schema: pa.Schema) -> set[tuple[str, str]]:
+    columns = ["model_name", "model_version"]
+    table = file.fragment.to_table(schema=schema, columns=columns)
+    names, versions = (table.column(name).to_pylist() for name in columns)
+    return set(zip(names, versions, strict=True))
 
 
 def _in_reading_order(table: pa.Table) -> pa.Table:

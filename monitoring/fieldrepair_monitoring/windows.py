@@ -1,0 +1,142 @@
+"""Cuts one model version's field inputs into windows of a fixed size, in field log order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fieldrepair_service.field_log import Cursor, FieldLog, FieldRows
+
+Inputs = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class FieldWindow:
+    """A full window of field inputs."""
+
+    inputs: Inputs
+    """``(size, *served shape)``."""
+    cursor_start: Cursor
+    """Position just before its first row."""
+    cursor_end: Cursor
+    """Position just after its last row."""
+    first_timestamp_ms: int
+    last_timestamp_ms: int
+    skipped: Counter[str] = field(default_factory=Counter[str])
+    """Rows passed over on the way, by reason."""
+
+
+@dataclass(frozen=True)
+class NothingUsable:
+    """Rows that no window can use; the reader may move past them."""
+
+    cursor_end: Cursor
+    skipped: Counter[str]
+
+
+class WindowReader:
+    """Reads windows of one model version.
+
+    It keeps nothing but a hint: every call starts from the cursor it is given, so a monitor that restarts from its
+    checkpoint sees the same windows again.
+
+    Args:
+        log: the field log.
+        model_name: registered model.
+        model_version: its version.
+        shape: of one served instance; rows of another shape are passed over.
+        dtype: that the model takes; inputs come back as this.
+        size: rows per window.
+    """
+
+    def __init__(
+        self, log: FieldLog, model_name: str, model_version: str, *, shape: tuple[int, ...], dtype: str, size: int
+    ) -> None:
+        self._log = log
+        self._model_name = model_name
+        self._model_version = model_version
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._size = size
+        # After a look that found too little: so many rows must be there before inputs are read again.
+        self._least = size
+
+    def next(self, cursor: Mapping[str, tuple[int, int]]) -> FieldWindow | NothingUsable | None:
+        """The next full window after ``cursor``.
+
+        Returns:
+            The window; or, if a window's worth of rows is there but none is usable, where to go on; or None if more
+            rows must come first.
+
+        Raises:
+            StoreError: the field log cannot be read.
+        """
+        start: Cursor = {writer: (at[0], at[1]) for writer, at in cursor.items()}
+        if not self.ready(start):
+            return None
+        position, seen = start, 0
+        usable: list[Inputs] = []
+        times: list[int] = []
+        skipped: Counter[str] = Counter()
+        while len(usable) < self._size:
+            rows = self._read(position, self._size - len(usable))
+            if len(rows) == 0:
+                break
+            for instance, timestamp in zip(self._decode(rows), rows.timestamps_ms.tolist(), strict=True):
+                if isinstance(instance, str):
+                    skipped[instance] += 1
+                else:
+                    usable.append(instance)
+                    times.append(timestamp)
+            position, seen = rows.cursor_after(position), seen + len(rows)
+        if len(usable) == self._size:
+            self._least = self._size
+            return FieldWindow(np.stack(usable), start, position, min(times), max(times), skipped)
+        if usable:
+            self._least = seen + self._size - len(usable)
+            return None
+        return NothingUsable(position, skipped)
+
+    def ready(self, cursor: Cursor) -> bool:
+        """Whether enough rows are there to try; reads positions only."""
+        rows = self._log.read_after(
+            cursor,
+            limit=self._least,
+            model_name=self._model_name,
+            model_version=self._model_version,
+            columns=[],
+        )
+        return len(rows) >= self._least
+
+    def _read(self, cursor: Cursor, limit: int) -> FieldRows:
+        return self._log.read_after(
+            cursor,
+            limit=limit,
+            model_name=self._model_name,
+            model_version=self._model_version,
+            columns=["input", "dtype", "shape"],
+        )
+
+    def _decode(self, rows: FieldRows) -> list[Inputs | str]:
+        """Each row's instance, or why it cannot be used."""
+        table = rows.to_table()
+        columns = (table.column(name).to_pylist() for name in ("input", "dtype", "shape"))
+        return [self._instance(*row) for row in zip(*columns, strict=True)]
+
+    def _instance(self, raw: bytes, dtype: str, shape: list[int]) -> Inputs | str:
+        if tuple(shape) != self._shape:
+            return "shape"
+        try:
+            stored = np.dtype(dtype).newbyteorder("<")
+        except TypeError:
+            return "dtype"
+        if stored.kind not in "fiub":
+            return "dtype"
+        if len(raw) != stored.itemsize * int(np.prod(self._shape)):
+            return "damaged"
+        instance = np.frombuffer(raw, dtype=stored).reshape(self._shape).astype(self._dtype)
+        return instance if np.isfinite(instance).all() else "not_finite"
