@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 STATUS: dict[type[errors.FieldRepairError], int] = {
     errors.FieldRepairError: 500,
-    errors.ConfigurationError: 500,
+    errors.ConfigurationError: 422,  # at request time it comes from what was asked for, an upstream say
     errors.InputError: 422,
     errors.BodyTooLarge: 413,
     errors.StoreError: 503,

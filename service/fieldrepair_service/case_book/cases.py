@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -108,7 +109,8 @@ class Cases(BookPart):
         """Change fields of a case that are not its state.
 
         Raises:
-            InputError: a field that does not exist or is not changed this way; the message lists those that are.
+            InputError: a field that does not exist or is not changed this way; the message lists those that are. Or a
+            value that is not JSON.
             NotInCaseBook: if there is no such case.
         """
         unknown = sorted(set(fields) - set(CaseFields.__annotations__))
@@ -117,8 +119,7 @@ class Cases(BookPart):
         with self._database.writing() as session:
             row = lock_case(session, case_id)
             for name, value in fields.items():
-                stored = dict(value) if isinstance(value, Mapping) else value  # type: ignore[reportUnknownArgumentType]
-                setattr(row, name, convert.storable(stored) if isinstance(stored, str) else stored)
+                setattr(row, name, _stored(value))
             row.updated_ms = self._now()
             session.flush()
             return read_case(session, case_id)
@@ -128,6 +129,7 @@ class Cases(BookPart):
 
         Raises:
             NotInCaseBook: if there is no such case.
+            InputError: something in it is not JSON.
         """
         self.update_case(case_id, progress=progress)
 
@@ -198,6 +200,12 @@ def require_annotating(case: CaseRow, task: TaskRow | None = None) -> None:
         raise CaseNotAnnotating(
             f"task {task.id} belongs to attempt {task.attempt} of case {case.id}, which is at attempt {case.attempt}"
         )
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, str):
+        return convert.storable(value)
+    return convert.json_object(cast(Mapping[str, object], value)) if isinstance(value, Mapping) else value
 
 
 def _begin_attempt(session: Session, row: CaseRow, now: int) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import orjson
+
 from fieldrepair_service.case_book import models, records
 from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
+from fieldrepair_service.errors import InputError
 
 
 def cursor_to_json(cursor: Mapping[str, tuple[int, int]]) -> dict[str, list[int]]:
@@ -21,6 +24,18 @@ def cursor_from_json(stored: Mapping[str, list[int]]) -> records.Cursor:
 def storable(text: str) -> str:
     """Text that every database takes: PostgreSQL refuses NUL, and neither takes half a surrogate pair."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def json_object(value: Mapping[str, object]) -> dict[str, object]:
+    """A JSON object as the database gives it back: NaN and infinity become null, NumPy numbers become plain ones.
+
+    Raises:
+        InputError: something in it is not JSON.
+    """
+    try:
+        return orjson.loads(orjson.dumps(dict(value), option=orjson.OPT_SERIALIZE_NUMPY))
+    except TypeError as error:
+        raise InputError(f"the case book cannot store this as JSON: {error}") from error
 
 
 def to_checkpoint(row: models.CheckpointRow) -> records.Checkpoint:

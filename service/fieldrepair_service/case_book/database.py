@@ -16,12 +16,12 @@ from typing import TypeAlias, TypeVar
 import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, StatementError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fieldrepair_service.errors import ConfigurationError, InputError, StoreUnavailable
+from fieldrepair_service.errors import ConfigurationError, StoreUnavailable
 
 BUSY_TIMEOUT_S = 30
 """How long a SQLite transaction waits for another one's write lock."""
@@ -109,8 +109,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _to_json(value: object) -> str:
-    """JSON text; numbers that JSON does not have (NaN, infinity) become null, NumPy numbers become plain ones."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return orjson.dumps(value).decode()
 
 
 Clock: TypeAlias = Callable[[], int]
@@ -178,7 +177,3 @@ def _clear_errors() -> Generator[None]:
     except (OperationalError, PoolTimeoutError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise StoreUnavailable(f"the case book's database does not answer: {cause}") from error
-    except StatementError as error:
-        if isinstance(error.orig, TypeError):  # a value that is not JSON
-            raise InputError(f"the case book cannot store this: {error.orig}") from error
-        raise

@@ -56,7 +56,13 @@ def bring_up_to_date(database: Database, *, migrate: bool) -> None:
                     "open it once with migrate=True"
                 )
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except DatabaseError as error:
+                raise SchemaMismatch(
+                    f"the case book {place} could not be brought from schema {found or 'none'!r} to {known!r}, "
+                    f"and was left as it is: {error.orig}"
+                ) from error
     except DatabaseError as error:
         if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
             raise ConfigurationError(f"the case book {place} is not an SQLite database") from error

@@ -260,7 +260,7 @@ def _new_case(session: Session, new: NewDriftEvent, now: int) -> CaseRow:
         attempt=1,
         cursor_start=convert.cursor_to_json(new.cursor_start),
         class_names=list(new.class_names),
-        input_spec=dict(new.input_spec),
+        input_spec=convert.json_object(new.input_spec),
         progress={},
         created_ms=now,
         updated_ms=now,

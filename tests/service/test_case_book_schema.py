@@ -1,0 +1,213 @@
+"""Opening a case book: creating it, bringing it up to date, and refusing what cannot work."""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from fieldrepair_service.case_book import open_case_book, schema
+from fieldrepair_service.case_book.database import Database, create_book_engine
+from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE, Base
+from fieldrepair_service.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+
+
+def _engine(url: str) -> Engine:
+    return create_book_engine(url)
+
+
+def _write(url: str, *statements: str) -> None:
+    database = Database(_engine(url))
+    with database.connection() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    database.close()
+
+
+def test_models_and_migrations_agree(case_book_url: str) -> None:
+    open_case_book(case_book_url).close()
+    engine = _engine(case_book_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True},
+        )
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("index", ["uq_fieldrepair_cases_at_work", "uq_fieldrepair_drift_events_open"])
+def test_partial_unique_indexes_are_partial(case_book_url: str, index: str) -> None:
+    """Alembic does not compare the WHERE of an index, so this does."""
+    open_case_book(case_book_url).close()
+    engine = _engine(case_book_url)
+    inspector = inspect(engine)
+    found = [
+        entry
+        for table in inspector.get_table_names()
+        for entry in inspector.get_indexes(table)
+        if entry["name"] == index
+    ]
+    engine.dispose()
+    assert len(found) == 1
+    assert found[0]["unique"]
+    where = str(found[0].get("dialect_options", {}).get(f"{engine.dialect.name}_where", ""))
+    assert ("ended_ms" if "events" in index else "annotating") in where
+
+
+def test_opening_again_changes_nothing(case_book_url: str) -> None:
+    for migrate in (True, True, False):
+        with open_case_book(case_book_url, migrate=migrate) as book:
+            assert book.cases() == []
+
+
+def test_a_newer_book_is_refused(case_book_url: str) -> None:
+    open_case_book(case_book_url).close()
+    _write(case_book_url, f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
+    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0001'; run"):
+        open_case_book(case_book_url)
+
+
+def test_an_empty_book_is_refused_without_migration(case_book_url: str) -> None:
+    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0001'; open it once with"):
+        open_case_book(case_book_url, migrate=False)
+
+
+def test_other_applications_may_live_in_the_same_database(case_book_url: str) -> None:
+    _write(
+        case_book_url,
+        "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+        "INSERT INTO alembic_version VALUES ('mlflow-revision')",
+        "CREATE TABLE tasks (id INTEGER)",
+    )
+    open_case_book(case_book_url).close()
+    engine = _engine(case_book_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
+            "mlflow-revision"
+        ]
+        assert {name for name in inspect(connection).get_table_names() if not name.startswith(PREFIX)} == {
+            "alembic_version",
+            "tasks",
+        }
+    engine.dispose()
+
+
+_OPEN_IN_MANY_PROCESSES = """
+import os, sys
+from fieldrepair_service.case_book import open_case_book
+
+children = []
+go, wait = os.pipe()[::-1]
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        os.read(wait, 1)  # returns when the parent closes its end: all start at once
+        try:
+            open_case_book(sys.argv[1]).close()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+os.close(go)
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+def test_several_processes_open_a_new_book_at_once(case_book_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _OPEN_IN_MANY_PROCESSES, case_book_url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    open_case_book(case_book_url, migrate=False).close()
+
+
+def test_a_migration_that_fails_leaves_nothing(case_book_url: str) -> None:
+    """The tables are made in one transaction: here the last table's name is taken."""
+    _write(case_book_url, f"CREATE TABLE {PREFIX}notifications (id INTEGER)")
+    with pytest.raises(SchemaMismatch, match=r"left as it is: .*notifications"):
+        open_case_book(case_book_url)
+    engine = _engine(case_book_url)
+    assert inspect(engine).get_table_names() == [f"{PREFIX}notifications"]
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("no url", "cannot be read"),
+        ("mysql://root@localhost/book", "got a URL for 'mysql'"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+    ],
+)
+def test_urls_that_cannot_work_are_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_case_book(url)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "case_book.db").write_text("this is not a database " * 100)
+    with pytest.raises(ConfigurationError, match="not an SQLite database"):
+        open_case_book(f"sqlite:///{tmp_path / 'case_book.db'}")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot make the folder"):
+        open_case_book(f"sqlite:///{tmp_path / 'file' / 'sub' / 'case_book.db'}")
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+    with pytest.raises(StoreUnavailable, match="does not answer") as caught:
+        open_case_book("postgresql://tester:very-secret@127.0.0.1:1/nowhere?connect_timeout=2")
+    assert "very-secret" not in str(caught.value)
+
+
+def test_postgresql_url_needs_no_driver_name(postgresql_server: str) -> None:
+    with open_case_book(postgresql_server) as book:
+        assert book.url.startswith("postgresql+psycopg://tester@127.0.0.1:")
+
+
+def test_sqlite_is_in_wal_mode_with_foreign_keys(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "case_book.db"
+    open_case_book(f"sqlite:///{path}").close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    engine = _engine(f"sqlite:///{path}")
+    with engine.connect() as checked:
+        assert checked.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        assert checked.execute(text("PRAGMA busy_timeout")).scalar() == 30_000
+    engine.dispose()
+
+
+def test_downgrade_removes_every_table(case_book_url: str) -> None:
+    """A revision that cannot be taken back cannot be tried out either."""
+    open_case_book(case_book_url).close()
+    path = Path(schema.__file__).parent / "migrations" / "versions" / "0001_first.py"
+    spec = importlib.util.spec_from_file_location("first_revision", path)
+    assert spec is not None
+    assert spec.loader is not None
+    revision = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(revision)
+    database = Database(_engine(case_book_url))
+    with database.connection() as connection:
+        context = MigrationContext.configure(connection)
+        with Operations.context(context):
+            revision.downgrade()
+        assert inspect(connection).get_table_names() == [VERSION_TABLE]
+    database.close()
