@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi import Depends, FastAPI, HTTPException, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
-from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.case_api import CaseApi
+from fieldrepair_service.http_errors import install_error_handlers
 from fieldrepair_service.upstream import Upstreams, UpstreamView
 
 T = TypeVar("T")
@@ -55,8 +57,8 @@ def create_control_app(
     registry: CollectorRegistry,
     not_ready: Callable[[], str | None],
     token: str | None,
-    routers: Sequence[APIRouter] = (),
-    extend: Callable[[FastAPI], None] | None = None,
+    case_book_url: str | None = None,
+    field_log_uri: str | None = None,
 ) -> FastAPI:
     """The control app.
 
@@ -66,12 +68,20 @@ def create_control_app(
         registry: what ``/metrics`` shows.
         not_ready: why ``/readyz`` should say no; None when it should say yes.
         token: bearer token asked for everywhere but on /healthz, /readyz and /metrics; None asks for none.
-        routers: further routes behind the token.
-        extend: called with the app before it is returned, to add error handlers, say.
+        case_book_url: where the case book is; None leaves out ``/api``.
+        field_log_uri: where the field log is; None leaves out ``/api``.
     """
-    app = FastAPI(title="fieldrepair sidecar", docs_url=None, redoc_url=None, openapi_url=None)
-    traffic = LoopBridge(traffic_loop)
     guard = [Depends(_bearer_check(token))]
+    cases = CaseApi(case_book_url, field_log_uri) if case_book_url and field_log_uri else None
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        async with cases.opened() if cases else nullcontext():
+            yield
+
+    app = FastAPI(title="fieldrepair sidecar", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    install_error_handlers(app)
+    traffic = LoopBridge(traffic_loop)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -98,14 +108,8 @@ def create_control_app(
         view: UpstreamView = await traffic.run(upstreams.switch(spec.url, spec.model_name, spec.model_version))
         return asdict(view)
 
-    @app.exception_handler(ConfigurationError)
-    def explain_configuration(_request: object, error: ConfigurationError) -> JSONResponse:
-        return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status_code=422)
-
-    for router in routers:
-        app.include_router(router, dependencies=guard)
-    if extend is not None:
-        extend(app)
+    if cases:
+        cases.mount(app, guard)
     return app
 
 

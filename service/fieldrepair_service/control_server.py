@@ -1,0 +1,36 @@
+"""The control port's server, on a thread and an event loop of its own: a slow answer here delays no prediction."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import uvicorn
+from fastapi import FastAPI
+
+
+class ControlServer:
+    """Serves the control app from a thread until stopped."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            loop="none",  # the loop is made below
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="fieldrepair-control", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the requests at hand and stop."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def _run(self, listener: socket.socket) -> None:
+        asyncio.run(self._server.serve(sockets=[listener]))

@@ -1,0 +1,58 @@
+"""One scoring request and its answer, as the request path hands them over: bytes, not yet understood."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request to the model and the answer it got."""
+
+    timestamp_ms: int
+    """When the request arrived, milliseconds UTC since the epoch."""
+    client_request_id: str | None
+    """What the client sent as x-request-id."""
+    model_name: str
+    model_version: str
+    """The version that answered."""
+    protocol: str
+    """Name of the decoder that understands it, see :mod:`fieldrepair_service.protocols`."""
+    status_code: int
+    execution_time_ms: float
+    """Time the upstream took: from the request's first byte out to the answer's last byte in."""
+    sampling_fraction: float
+    """Chance, in (0, 1], with which this request was chosen for logging."""
+    request_type: str
+    """Content-Type of the request; empty if it had none."""
+    request_encoding: str
+    """Content-Encoding of the request; empty if it had none."""
+    request_body: bytes
+    answer_type: str
+    answer_encoding: str
+    answer_body: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of both bodies."""
+        return len(self.request_body) + len(self.answer_body)
+
+    def checksum(self) -> int:
+        """CRC-32 of everything above: tells a bad disk from a strange request."""
+        rest = (
+            self.timestamp_ms,
+            self.client_request_id,
+            self.model_name,
+            self.model_version,
+            self.protocol,
+            self.status_code,
+            self.execution_time_ms,
+            self.sampling_fraction,
+            self.request_type,
+            self.request_encoding,
+            self.answer_type,
+            self.answer_encoding,
+        )
+        checksum = zlib.crc32(repr(rest).encode("utf-8", "surrogateescape"))
+        return zlib.crc32(self.answer_body, zlib.crc32(self.request_body, checksum))

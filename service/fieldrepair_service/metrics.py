@@ -1,0 +1,127 @@
+"""The sidecar's numbers as Prometheus reads them: collected when asked for, so that counting costs next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from fieldrepair_service.capture import Capture
+from fieldrepair_service.drops import (
+    CAPTURE_REASONS,
+    EXCHANGE_DROPPED,
+    EXCHANGES_LOGGED,
+    ROW_DROPPED,
+    ROWS_DECODED,
+    ROWS_LOGGED,
+)
+from fieldrepair_service.spool import SETTLED, SPOOLED, read_counters
+from fieldrepair_service.traffic_stats import Histogram, TrafficStats
+from fieldrepair_service.upstream import Upstreams
+
+
+def create_registry(
+    stats: TrafficStats, capture: Capture, upstreams: Upstreams, spool: Path, shipper_starts: Callable[[], int]
+) -> CollectorRegistry:
+    """A registry of its own, so that two sidecars (or a test) in one process do not meet in the global one."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Traffic(stats, upstreams))
+    registry.register(_Log(capture, spool, shipper_starts))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class _Traffic(Collector):
+    def __init__(self, stats: TrafficStats, upstreams: Upstreams) -> None:
+        self._stats = stats
+        self._upstreams = upstreams
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats
+        requests = CounterMetricFamily(
+            "fieldrepair_requests", "Requests on the traffic port; 499: the client hung up.", labels=["code"]
+        )
+        for code, count in sorted(dict(stats.requests).items()):
+            requests.add_metric([str(code)], count)
+        yield requests
+        yield _counter(
+            "broken_answers", "Answers broken off because the model server broke them off.", stats.broken_answers
+        )
+        yield _histogram("request_seconds", "From a request's arrival to the end of its answer.", stats.request_seconds)
+        yield _histogram("upstream_seconds", "The model server's share of that.", stats.upstream_seconds)
+        yield _histogram("overhead_seconds", "The sidecar's share of that.", stats.overhead_seconds)
+        active, draining = self._upstreams.active, self._upstreams.draining
+        in_flight = GaugeMetricFamily("fieldrepair_requests_in_flight", "Requests at model servers.", labels=["state"])
+        in_flight.add_metric(["active"], active.in_flight if active else 0)
+        in_flight.add_metric(["draining"], sum(upstream.in_flight for upstream in draining))
+        yield in_flight
+        yield _gauge("upstream_generation", "Upstreams named so far.", active.generation if active else 0)
+        info = GaugeMetricFamily(
+            "fieldrepair_upstream_info", "What traffic is sent to.", labels=["model_name", "model_version"]
+        )
+        if active:
+            info.add_metric([active.model_name, active.model_version], 1)
+        yield info
+
+
+class _Log(Collector):
+    """What became of scoring requests.
+
+    At rest ``accepted = logged + dropped + queue_depth + spool_exchanges``, and of the rows of exchanges that could
+    be decoded ``decoded = logged + dropped``. These numbers live in the spool and go on after a restart.
+    """
+
+    def __init__(self, capture: Capture, spool: Path, shipper_starts: Callable[[], int]) -> None:
+        self._capture = capture
+        self._spool = spool
+        self._shipper_starts = shipper_starts
+
+    def collect(self) -> Iterator[Metric]:
+        here = self._capture.counts()
+        spool, size = read_counters(self._spool)
+        dropped = CounterMetricFamily(
+            "fieldrepair_exchanges_dropped",
+            "Scoring requests that are not in the field log, by reason.",
+            labels=["reason"],
+        )
+        for reason in CAPTURE_REASONS:
+            dropped.add_metric([reason], here.dropped[reason])
+        rows_dropped = CounterMetricFamily(
+            "fieldrepair_rows_dropped", "Decoded rows that are not in the field log, by reason.", labels=["reason"]
+        )
+        for name, count in sorted(spool.items()):
+            if name.startswith(ROW_DROPPED):
+                rows_dropped.add_metric([name.removeprefix(ROW_DROPPED)], count)
+            elif name.startswith(EXCHANGE_DROPPED) and name.removeprefix(EXCHANGE_DROPPED) not in CAPTURE_REASONS:
+                dropped.add_metric([name.removeprefix(EXCHANGE_DROPPED)], count)
+        yield _counter("exchanges_accepted", "Scoring requests that reached the sidecar.", here.accepted)
+        yield _counter(
+            "exchanges_logged", "Scoring requests with a row in the field log.", spool.get(EXCHANGES_LOGGED, 0)
+        )
+        yield dropped
+        yield _counter("rows_decoded", "Rows of logged requests.", spool.get(ROWS_DECODED, 0))
+        yield _counter("rows_logged", "Rows in the field log.", spool.get(ROWS_LOGGED, 0))
+        yield rows_dropped
+        yield _gauge("queue_depth", "Exchanges that wait in memory for the spool.", here.queued)
+        yield _gauge("queue_bytes", "Bytes that wait in memory for the spool.", here.queued_bytes)
+        waiting = spool.get(SPOOLED, 0) - spool.get(SETTLED, 0)
+        yield _gauge("spool_exchanges", "Exchanges that wait in the spool for the field log.", waiting)
+        yield _gauge("spool_bytes", "Bytes in use in the spool.", size)
+        yield _counter("sync_late", "Answers sent in sync mode before they were on disk.", here.late_sync)
+        yield _counter("shipper_starts", "Starts of the process that writes the field log.", self._shipper_starts())
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"fieldrepair_{name}", text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"fieldrepair_{name}", text, value=value)
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(f"fieldrepair_{name}", text, buckets=histogram.cumulative(), sum_value=histogram.total)

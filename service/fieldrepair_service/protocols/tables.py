@@ -1,0 +1,82 @@
+"""Request bodies that are tables (CSV, Parquet) as arrays, without pandas."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+
+from fieldrepair_service import drops
+from fieldrepair_service.errors import DecodeError
+from fieldrepair_service.protocols.base import as_numbers
+
+_MOST_VALUES = 64 << 20
+
+
+def read_csv(body: bytes) -> npt.NDArray[np.generic]:
+    """A CSV file with a header line: (n, columns), float32, int64 or bool.
+
+    Raises:
+        DecodeError: if it is none, or has columns of text.
+    """
+    try:
+        return _table_as_array(pa_csv.read_csv(pa.BufferReader(body), pa_csv.ReadOptions(use_threads=False)))
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise DecodeError(f"not a CSV file: {error}", reason=drops.MALFORMED_REQUEST) from error
+
+
+def read_parquet(body: bytes) -> npt.NDArray[np.generic]:
+    """A Parquet file: (n, columns), or (n, *shape) if its one column holds (nested) lists.
+
+    Index columns that pandas wrote are left out, as pandas leaves them out on reading.
+
+    Raises:
+        DecodeError: if it is none, is huge when unpacked, or has columns of text.
+    """
+    try:
+        file = pa_parquet.ParquetFile(pa.BufferReader(body))
+        groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+        values = sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
+        if values > _MOST_VALUES:
+            raise DecodeError(f"{values} values in {len(body)} bytes", reason=drops.TOO_LARGE_DECODED)
+        index = _pandas_index(file.schema_arrow)
+        names = [name for name in file.schema_arrow.names if name not in index]
+        return _table_as_array(file.read(columns=names, use_threads=False))
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+        raise DecodeError(f"not a Parquet file: {error}", reason=drops.MALFORMED_REQUEST) from error
+
+
+def _pandas_index(schema: pa.Schema) -> set[str]:
+    described = (schema.metadata or {}).get(b"pandas")
+    if described is None:
+        return set()
+    try:
+        columns = orjson.loads(described)["index_columns"]
+        return {column for column in columns if isinstance(column, str)}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return set()
+
+
+def _table_as_array(table: pa.Table) -> npt.NDArray[np.generic]:
+    if table.num_columns == 0:
+        raise DecodeError("the table has no columns", reason=drops.EMPTY)
+    if table.num_columns == 1 and isinstance(table.schema.types[0], pa.ListType):
+        return as_numbers(table.column(0).to_pylist(), "the cells")
+    columns = [_column(table.column(at), name) for at, name in enumerate(table.column_names)]
+    array = np.stack(columns, axis=1)
+    if array.dtype.kind == "b":
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
+
+
+def _column(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.generic]:
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
+    values = column.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "iufb":
+        raise DecodeError(f"column {name!r} is {column.type}, not numbers", reason=drops.NOT_NUMERIC)
+    return values

@@ -1,0 +1,233 @@
+"""The sidecar put together: traffic port, control port, capture, and the shipper that writes the field log."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+import uvloop
+
+from fieldrepair_service.capture import Capture, CaptureLimits
+from fieldrepair_service.control import create_control_app
+from fieldrepair_service.control_server import ControlServer
+from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.metrics import create_registry
+from fieldrepair_service.proxy import Proxy
+from fieldrepair_service.shipper_process import ShipperProcess
+from fieldrepair_service.sidecar_settings import SidecarSettings
+from fieldrepair_service.traffic_stats import TrafficStats
+from fieldrepair_service.upstream import UpstreamLimits, Upstreams, normalise_upstream
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_FILE = "sidecar.json"
+"""File in the state folder that says where the sidecar listens: pid, traffic_url, control_url."""
+
+_SHIP_SECONDS = 5.0
+
+
+def run_sidecar(settings: SidecarSettings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: if a port is taken, the state folder cannot be used, or the upstream is no URL.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if settings.upstream is not None:
+        normalise_upstream(settings.upstream)
+    with _sole_user_of(settings.state_dir):
+        token = None if settings.control_auth == "off" else settings.resolve_control_token()
+        with (
+            _listen(settings.traffic_host, settings.traffic_port) as traffic,
+            _listen(settings.control_host, settings.control_port) as control,
+        ):
+            uvloop.run(_Sidecar(settings, token).run(traffic, control))
+
+
+class _Sidecar:
+    """One run of the sidecar."""
+
+    def __init__(self, settings: SidecarSettings, token: str | None) -> None:
+        self._settings = settings
+        self._token = token
+        self._spool = settings.state_dir / "spool.db"
+        self._stats = TrafficStats()
+        self._upstreams = Upstreams(
+            UpstreamLimits(settings.connect_timeout, settings.total_timeout, settings.upstream_idle_seconds)
+        )
+        self._draining = False
+        self._shipper: ShipperProcess | None = None
+
+    async def run(self, traffic: socket.socket, control: socket.socket) -> None:
+        """Serve on both sockets until told to stop, then finish what is in flight and ship what is spooled."""
+        settings = self._settings
+        if settings.upstream is not None:
+            await self._upstreams.switch(settings.upstream, settings.model_name, settings.model_version)
+        capture = Capture(
+            self._spool,
+            CaptureLimits(settings.queue_exchanges, settings.queue_bytes, settings.spool_max_bytes),
+            sync=settings.durability == "sync",
+            on_new_spool=self._restart_shipper,
+        )
+        self._shipper = ShipperProcess(self._shipper_options(), on_damaged_spool=capture.check_spool)
+        control_server = ControlServer(
+            create_control_app(
+                upstreams=self._upstreams,
+                traffic_loop=asyncio.get_running_loop(),
+                registry=create_registry(self._stats, capture, self._upstreams, self._spool, self._shipper_starts),
+                not_ready=self._not_ready,
+                token=self._token,
+                case_book_url=settings.case_book_url,
+                field_log_uri=settings.field_log_uri,
+            ),
+            control,
+        )
+        proxy = Proxy(
+            self._upstreams,
+            capture,
+            self._stats,
+            sampling_fraction=settings.sampling_fraction,
+            max_logged_body=settings.max_logged_body,
+        )
+        try:
+            self._announce(traffic, control)
+            await self._serve_traffic(proxy, traffic)
+        finally:
+            await self._upstreams.close()
+            await asyncio.to_thread(capture.close)
+            await asyncio.to_thread(self._shipper.stop, _SHIP_SECONDS + 1)
+            control_server.stop()  # last, so that the numbers can be read to the end
+            logger.info("stopped")
+
+    async def _serve_traffic(self, proxy: Proxy, traffic: socket.socket) -> None:
+        config = uvicorn.Config(
+            proxy,  # type: ignore[arg-type]  # a raw ASGI app; uvicorn's own types want typed messages
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            loop="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(self._settings.drain_seconds)),
+        )
+        server = _TrafficServer(config)
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if self._draining:
+                server.force_exit = True  # asked twice: do not wait for the requests in flight
+            else:
+                logger.info("draining: no new connections, up to %.0f s for requests", self._settings.drain_seconds)
+            self._draining = True
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        logging.getLogger("uvicorn.error").addFilter(_not_about_broken_answers)
+        # What exists by now stays for good. Leaving it out of every later collection keeps those short.
+        gc.collect()
+        gc.freeze()
+        await server.serve(sockets=[traffic])
+
+    def _shipper_options(self) -> list[str]:
+        settings = self._settings
+        return [
+            f"--spool={self._spool.absolute()}",
+            f"--field-log={settings.field_log_uri}",
+            f"--flush-seconds={settings.flush_seconds}",
+            f"--flush-exchanges={settings.flush_exchanges}",
+            f"--compact-every={settings.compact_every}",
+            f"--grace={_SHIP_SECONDS}",
+        ]
+
+    def _restart_shipper(self) -> None:
+        if self._shipper is not None:
+            self._shipper.restart()
+
+    def _shipper_starts(self) -> int:
+        return 0 if self._shipper is None else self._shipper.starts
+
+    def _not_ready(self) -> str | None:
+        if self._draining:
+            return "draining"
+        if self._upstreams.active is None:
+            return "no upstream has been named yet"
+        return None
+
+    def _announce(self, traffic: socket.socket, control: socket.socket) -> None:
+        """Say where we listen, in the log and in a file, for port 0 and for scripts."""
+        addresses = {"pid": os.getpid(), "traffic_url": _url(traffic), "control_url": _url(control)}
+        logger.info("traffic on %s, control on %s", addresses["traffic_url"], addresses["control_url"])
+        path = self._settings.state_dir / ADDRESS_FILE
+        draft = path.with_name(f".{path.name}-{os.getpid()}")
+        try:
+            draft.write_text(json.dumps(addresses))
+            draft.replace(path)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving
+
+
+class _TrafficServer(uvicorn.Server):
+    """uvicorn without its signal handling, which ends the process before we have put everything away."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _not_about_broken_answers(record: logging.LogRecord) -> bool:
+    """uvicorn calls it an error when an answer is left without its end. Here that is on purpose, and counted."""
+    return "returned without completing response" not in record.msg
+
+
+@contextmanager
+def _sole_user_of(state_dir: Path) -> Generator[None]:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock: IO[bytes] = (state_dir / "sidecar.lock").open("ab")
+    except OSError as error:
+        raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"another sidecar uses the state folder {state_dir}; give each its own --state-dir"
+            ) from error
+        yield
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Generator[socket.socket]:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
+        yield listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
