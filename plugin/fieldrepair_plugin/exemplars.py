@@ -62,7 +62,7 @@ class Selection:
             InputError: if there is no such file, or it is not a saved selection.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 cuts = np.cumsum(stored["sizes"])[:-1]
                 regions = np.split(stored["members"], cuts) if len(stored["sizes"]) else []
                 return cls(stored["exemplars"], list(regions), stored["unsmoothness"], float(stored["tau"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-from sklearn.cluster import HDBSCAN
+from sklearn.cluster import HDBSCAN, kmeans_plusplus
 
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import FloatArray, IntArray
@@ -66,11 +66,12 @@ def _dense(unit: FloatArray, min_samples: int) -> np.ndarray[tuple[int], np.dtyp
 def _k_means(unit: FloatArray, count: int, seed: int) -> IntArray:
     if count == len(unit):
         return np.arange(len(unit), dtype=np.int64)
+    # Well spread starting centres matter with hundreds of them; then one run is enough.
+    start, _ = kmeans_plusplus(unit, count, random_state=seed % 2**32)
     # faiss would draw a sample of 256 inputs per centre and complain about fewer than 39; our regions have about 10.
     k_means = faiss.Kmeans(
-        unit.shape[1], count, niter=50, nredo=3, seed=seed % 2**31, min_points_per_centroid=1,
-        max_points_per_centroid=len(unit),
-    )  # fmt: skip
-    k_means.train(unit)
+        unit.shape[1], count, niter=50, seed=seed % 2**31, min_points_per_centroid=1, max_points_per_centroid=len(unit)
+    )
+    k_means.train(unit, init_centroids=start)
     _, nearest = k_means.assign(unit)
     return nearest.astype(np.int64)

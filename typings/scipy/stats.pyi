@@ -1,4 +1,4 @@
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ class BinomTestResult:
 def binomtest(
     k: int, n: int, p: float = 0.5, alternative: Literal["two-sided", "less", "greater"] = "two-sided"
 ) -> BinomTestResult: ...
-def entropy(pk: npt.NDArray[np.floating], *, base: float | None = None, axis: int = 0) -> npt.NDArray[np.float64]: ...
+def entropy(
+    pk: npt.NDArray[np.floating[Any]], *, base: float | None = None, axis: int = 0
+) -> npt.NDArray[np.float64]: ...
 
 class _Normal:
     def ppf(self, q: float) -> np.float64: ...

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,4 +12,11 @@ class HDBSCAN:
         metric: str = "euclidean",
         copy: bool = False,
     ) -> None: ...
-    def fit_predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]: ...  # noqa: N803
+    def fit_predict(self, X: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]: ...  # noqa: N803
+
+def kmeans_plusplus(
+    X: npt.NDArray[np.float32],  # noqa: N803
+    n_clusters: int,
+    *,
+    random_state: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...

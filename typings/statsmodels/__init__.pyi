@@ -1,0 +1,1 @@
+"""The part of statsmodels that the tests compare with."""
