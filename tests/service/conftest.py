@@ -199,11 +199,11 @@ def plan() -> Callable[..., Case]:
 
 
 @pytest.fixture
-def log_inputs(tmp_path: Path) -> Callable[[Sequence[tuple[str, int, npt.NDArray[np.generic]]]], FieldLog]:
-    """Writes field inputs, given as (request_id, row, instance), into a new field log."""
+def log_inputs(tmp_path: Path) -> Callable[..., FieldLog]:
+    """Writes field inputs, given as (request_id, row, instance), into a new field log, of a given class if need be."""
 
-    def write(inputs: Sequence[tuple[str, int, npt.NDArray[np.generic]]]) -> FieldLog:
-        log = FieldLog.open(tmp_path / f"field_log_{next(_names)}")
+    def write(inputs: Sequence[tuple[str, int, npt.NDArray[np.generic]]], kind: type[FieldLog] = FieldLog) -> FieldLog:
+        log = kind.open(tmp_path / f"field_log_{next(_names)}")
         rows = [
             {
                 "writer": "w1",
