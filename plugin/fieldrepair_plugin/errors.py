@@ -6,7 +6,8 @@ FieldRepairError (fieldrepair_service.errors)
     ├── PartError                a part (model server, sidecar, ...) did not start or did not do what was asked
     │   └── AlreadyRunningError  another ``fieldrepair up`` or worker works in this state folder
     ├── TrainingError            a model cannot be trained, or its training diverged
-    └── TrainingStopped          a stop was asked for in the middle of training; the checkpoint is on disk
+    ├── TrainingStopped          a stop was asked for in the middle of training; the checkpoint is on disk
+    └── CaseLeft                 somebody else moved a case on, or took it over, while it was worked on
 """
 
 from fieldrepair_service.errors import FieldRepairError
@@ -34,3 +35,7 @@ class TrainingStopped(PluginError):  # noqa: N818 - a request that was followed,
 
 class TrainingError(PluginError):
     """A model cannot be trained, or its training diverged; the message says where."""
+
+
+class CaseLeft(PluginError):  # noqa: N818 - nothing went wrong
+    """Somebody else moved a case on, or took it over, while it was worked on: this work is void."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
+from typing_extensions import Self
 
 from fieldrepair_monitoring.settings import RegistrySettings
 
@@ -60,24 +62,51 @@ class WorkerSettings(RegistrySettings):
     label_fraction: float = Field(default=0.05, gt=0, le=1)
     """Labels for repair that a case may ask for, as a share of its field inputs."""
     acceptance_size: int = Field(default=100, ge=10)
-    """Requests drawn at random whose field inputs are labelled to judge the result, never to train."""
+    """Field inputs drawn at random, whole requests at a time, that are labelled to judge the result, never to train."""
     acceptance_minimum: int = Field(default=20, ge=5)
     """Acceptance labels below which a case is rejected: too few to show that a repair is one."""
-    attempts: int = Field(default=3, ge=1)
+    training_attempts: int = Field(default=3, ge=1)
     """Trainings that may fail before a case is rejected."""
 
-    margin: float = Field(default=0.01, ge=0, lt=1)
+    keep_reference: Literal["strict", "balanced", "off"] = "strict"
+    """How much of the old world a repair must keep: strict, balanced, or off (only the field matters)."""
+    margin: float = Field(default=0.01, gt=0, lt=1)
     """How much accuracy on the reference validation set a candidate may lose."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Significance level of the acceptance test."""
     epochs: int = Field(default=10, ge=1)
     """Epochs of the repair."""
-    threads: int | None = Field(default=None, ge=1)
+    repair_seed: int = Field(default=0, ge=0)
+    """Seed of every random draw; each case and attempt derives its own."""
+    repair_device: str = "cpu"
+    """PyTorch device to repair on."""
+    repair_threads: int | None = Field(default=None, ge=1)
     """Threads PyTorch may use. Default: PyTorch's own choice."""
-    run_once: bool = False
+    worker_once: bool = False
     """Work every case as far as it goes now, then stop."""
 
     @property
     def cases_dir(self) -> Path:
         """Where the plan, the checkpoint and the selection of each case are kept."""
         return self.state_dir.absolute() / "cases"
+
+    @property
+    def handover_cache(self) -> Path:
+        """Where downloaded hand-overs are kept; shared with the monitor."""
+        return self.state_dir.absolute() / "cache" / "handovers"
+
+    @model_validator(mode="after")
+    def _pool_holds_both_samples(self) -> Self:
+        if self.pool_minimum < 2 * self.acceptance_size:
+            raise ValueError(
+                f"pool_minimum ({self.pool_minimum}) must be at least twice acceptance_size ({self.acceptance_size}): "
+                "what judges a repair is not there to make it"
+            )
+        if self.pool_maximum < self.pool_minimum:
+            raise ValueError(f"pool_maximum ({self.pool_maximum}) must not be below pool_minimum ({self.pool_minimum})")
+        if self.acceptance_minimum > self.acceptance_size:
+            raise ValueError(
+                f"acceptance_minimum ({self.acceptance_minimum}) must not be above acceptance_size "
+                f"({self.acceptance_size})"
+            )
+        return self

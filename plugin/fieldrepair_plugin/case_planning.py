@@ -1,0 +1,162 @@
+"""Plans a case: waits for enough field inputs, draws the acceptance sample, chooses what to label for the repair."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+
+from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
+from fieldrepair_plugin.case_files import CaseFiles, Plan
+from fieldrepair_plugin.exemplars import Selection
+from fieldrepair_plugin.field_pool import FieldPool, Key, count_inputs, gather, split
+from fieldrepair_plugin.hybrid import select_exemplars
+from fieldrepair_plugin.progress import Progress
+from fieldrepair_plugin.randomness import derive_seed
+from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.repairable import RepairableModel, TrainingSet
+from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_service.case_book import Case, CaseBook, NewTask, Purpose
+from fieldrepair_service.field_log import FieldLog
+
+logger = logging.getLogger(__name__)
+
+
+def repair_settings(settings: WorkerSettings, seed: int) -> HybridSettings:
+    """The engine's settings as the worker's say."""
+    return HybridSettings(seed=seed, epochs=settings.epochs)
+
+
+def seed_of(case: Case, settings: WorkerSettings) -> int:
+    """One seed per case and attempt, so that a plan can be made again and a retry draws anew."""
+    return derive_seed(settings.repair_seed, "case", case.id, case.attempt) % 2**31
+
+
+def budget_for(field_inputs: int, fraction: float, spent: int = 0) -> int:
+    """Labels for repair: a share of a case's field inputs, less what earlier attempts spent, and at least 1."""
+    return max(1, math.floor(fraction * field_inputs) - spent)
+
+
+def waiting_note(log: FieldLog, case: Case, settings: WorkerSettings) -> str | None:
+    """What the case waits for before it can be planned; None once enough field inputs are there."""
+    least = settings.pool_minimum
+    found = count_inputs(log, case.model_name, case.model_version, case.cursor_start, least)
+    if found >= least:
+        return None
+    return f"waiting for {least - found} more field inputs ({found} of {least})"
+
+
+class Planner:
+    """Makes the plan of one case.
+
+    Args:
+        book: the case book.
+        log: the field log.
+        settings: the worker's.
+    """
+
+    def __init__(self, book: CaseBook, log: FieldLog, settings: WorkerSettings) -> None:
+        self._book = book
+        self._log = log
+        self._settings = settings
+
+    def plan(self, case: Case, progress: Progress) -> Case | None:
+        """Choose the tasks of a case that has none, and store them all at once.
+
+        The plan's files are on disk before the tasks are in the case book, so tasks never lack their plan. Stopped
+        before that, the next start plans anew.
+
+        Returns:
+            The planned case; None if it still waits for field inputs.
+
+        Raises:
+            ModelVersionMissingError: the model version was deleted.
+            RegistryError, StoreError: MLflow or a store does not answer.
+            HandOverError, UnsupportedModelError: what was stored with the version cannot be used.
+        """
+        handover = load_handover(case.model_name, case.model_version, self._settings.handover_cache)
+        pool = gather(
+            self._log,
+            case.model_name,
+            case.model_version,
+            handover.input,
+            case.cursor_start,
+            limit=self._settings.pool_maximum,
+        )
+        spent, fresh = self._without_earlier(case, pool)
+        least = self._settings.pool_minimum
+        if len(fresh) < least:
+            note = (
+                f"waiting for {least - len(fresh)} more field inputs that the model can take ({len(fresh)} of {least}; "
+                f"{pool.skipped} others were passed over, {len(pool) - len(fresh)} belong to an earlier attempt)"
+            )
+            self._book.update_case(case.id, note=note)
+            return None
+        seed = seed_of(case, self._settings)
+        # Before anything else looks at the pool: a random sample that only the acceptance test will ever see.
+        parts = split([pool.keys[index][0] for index in fresh], self._settings.acceptance_size, seed)
+        chosen = np.asarray(fresh, dtype=np.int64)
+        adaptation, acceptance = chosen[parts.adaptation], chosen[parts.acceptance]
+        plan = Plan(
+            pool=[pool.keys[int(index)] for index in adaptation],
+            acceptance=[pool.keys[int(index)] for index in acceptance],
+            earlier=spent,
+            field_inputs=len(pool),
+            by_request=parts.by_request,
+            seed=seed,
+        )
+        budget = min(budget_for(len(pool), self._settings.label_fraction, len(spent)), len(plan.pool))
+        model = RepairableModel(
+            load_module(case.model_name, case.model_version).to(self._settings.repair_device),
+            handover.input,
+            handover.embedding_layer,
+            handover.output,
+        )
+        selection = select_exemplars(
+            model,
+            training_set(handover),
+            pool.x[adaptation],
+            budget,
+            repair_settings(self._settings, seed),
+            progress,
+        )
+        files = CaseFiles.of(self._settings.cases_dir, case)
+        plan.save(files.plan)
+        selection.save(files.selection)
+        return self._book.plan_case(
+            case.id,
+            _tasks(plan, selection),
+            budget=budget,
+            acceptance_size=len(plan.acceptance),
+            pool_cursor=pool.cursor_end,
+            note=f"waiting for {budget + len(plan.acceptance)} labels: {budget} to repair, {len(plan.acceptance)} to "
+            f"judge the repair; from {len(pool)} field inputs",
+        )
+
+    def _without_earlier(self, case: Case, pool: FieldPool) -> tuple[list[Key], list[int]]:
+        """What earlier attempts leave: their repair inputs with a label, and pool indices nobody was asked about.
+
+        Acceptance inputs of an earlier attempt take no part at all: their labels have already judged a candidate.
+        """
+        if case.attempt == 1:
+            return [], list(range(len(pool)))
+        asked = {(task.request_id, task.row): task for task in self._book.tasks(case.id)}
+        labelled = [key for key, task in asked.items() if task.purpose is Purpose.REPAIR and task.label is not None]
+        return labelled, [index for index, key in enumerate(pool.keys) if key not in asked]
+
+
+def training_set(handover: HandOver) -> TrainingSet:
+    """What the version was trained on, of all its worlds."""
+    return TrainingSet(handover.reference.train_x, handover.reference.train_y)
+
+
+def _tasks(plan: Plan, selection: Selection) -> list[NewTask]:
+    tasks = [
+        NewTask(*plan.pool[int(index)], purpose=Purpose.REPAIR, rank=rank, region=rank)
+        for rank, index in enumerate(selection.exemplars)
+    ]
+    return tasks + [
+        NewTask(request, row, purpose=Purpose.ACCEPTANCE, rank=rank)
+        for rank, (request, row) in enumerate(plan.acceptance)
+    ]

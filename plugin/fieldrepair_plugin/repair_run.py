@@ -1,0 +1,166 @@
+"""The MLflow run of a repair: settings, data, every epoch, the verdict and its pictures, in one place."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import mlflow
+from mlflow.data import numpy_dataset
+from mlflow.data.dataset import Dataset
+from mlflow.data.dataset_source import DatasetSource
+from mlflow.data.delta_dataset_source import DeltaDatasetSource
+from mlflow.entities import LifecycleStage, Metric, RunStatus
+
+from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError
+from fieldrepair_monitoring.registry import registry_errors
+from fieldrepair_plugin.acceptance import Verdict
+from fieldrepair_plugin.errors import TrainingStopped
+from fieldrepair_plugin.progress import ProgressEvent
+from fieldrepair_plugin.registration import CASE_KEY_TAG, Labelled, case_key
+from fieldrepair_plugin.repairable import Served
+from fieldrepair_plugin.training import RepairResult
+from fieldrepair_service.case_book import Case, CaseBook, Cursor
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "fieldrepair"
+_TAG_LIMIT = 500
+"""Characters that MLflow takes in the tag of a run's input."""
+
+
+class RepairRun:
+    """One repair's run. Made by :func:`repair_run`."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = mlflow.MlflowClient()
+
+    def log_epoch(self, event: ProgressEvent) -> None:
+        """A progress listener: an epoch's record as metrics. A registry that does not answer holds nothing up."""
+        if event.stage != "training":
+            return
+        try:
+            self._log_metrics(event.metrics, step=event.done)
+        except RegistryError as error:
+            logger.warning("epoch %d could not be logged to MLflow yet: %s", event.done, error)
+
+    def log_missing_epochs(self, result: RepairResult) -> None:
+        """Epochs of the result that MLflow has not: it did not answer then, or the worker stopped in between."""
+        with registry_errors(f"run {self.run_id}"):
+            history = self._client.get_metric_history(self.run_id, "total_unsmoothness")
+        logged = {metric.step for metric in history}
+        for record in result.epochs:
+            if record.epoch not in logged:
+                self._log_metrics({k: float(v) for k, v in asdict(record).items() if k != "epoch"}, step=record.epoch)
+
+    def log_field_data(self, pool: Served, labels: Labelled, *, field_log_uri: str, start: Cursor, end: Cursor) -> None:
+        """Record the field-log window and the label set as inputs of the run, with where they come from.
+
+        Args:
+            pool: ``(n, *served shape)`` what the repair learned from.
+            labels: what people labelled for it.
+            field_log_uri: the Delta table.
+            start: position in it just before the window.
+            end: position just after it.
+        """
+        source = DeltaDatasetSource(path=field_log_uri)
+        tags = {"field_log": field_log_uri, "cursor_start": json.dumps(start), "cursor_end": json.dumps(end)}
+        self._log_input("field-log-window", pool, None, source, tags)
+        self._log_input("labels", labels.x, labels, source, tags)
+
+    def log_verdict(self, verdict: Verdict, result: RepairResult) -> None:
+        """The numbers that people compare repairs by."""
+        field, reference = verdict.field, verdict.reference
+        numbers: dict[str, float | None] = {
+            "field_accuracy_before": field.champion_accuracy.value,
+            "field_accuracy_after": field.candidate_accuracy.value,
+            "reference_accuracy_before": reference.champion_accuracy.value,
+            "reference_accuracy_after": reference.candidate_accuracy.value,
+            "repair_rate": None if verdict.repair_rate is None else verdict.repair_rate.value,
+            "negative_flips": float(verdict.negative_flips),
+            "mcnemar_p": verdict.p_value,
+            "reference_loss_bound": verdict.loss_bound,
+            "accepted": float(verdict.accepted),
+            "kept_epoch": float(result.kept_epoch),
+            "labels_used": float(result.labels_used),
+            "labels_propagated": float(result.propagated),
+        }
+        self._log_metrics({name: value for name, value in numbers.items() if value is not None}, step=0)
+
+    def log_files(self, folder: Path) -> None:
+        """Everything in ``folder`` as artifacts under ``repair/``."""
+        with registry_errors(f"artifacts of run {self.run_id}"):
+            self._client.log_artifacts(self.run_id, str(folder), "repair")
+
+    def _log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        now = time.time_ns() // 1_000_000
+        with registry_errors(f"run {self.run_id}"):
+            self._client.log_batch(
+                self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in values.items()]
+            )
+
+    def _log_input(
+        self, name: str, x: Served, labels: Labelled | None, source: DatasetSource, tags: dict[str, str]
+    ) -> None:
+        # MLflow's own annotation leaves out that targets may be None.
+        make = cast(Callable[..., Dataset], numpy_dataset.from_numpy)
+        dataset = make(x, source=source, targets=None if labels is None else labels.y, name=name)
+        with registry_errors(f"run {self.run_id}"):
+            fitting = {key: value for key, value in tags.items() if len(value) <= _TAG_LIMIT}
+            mlflow.log_input(dataset, context="repair", tags=fitting)
+
+
+@contextmanager
+def repair_run(book: CaseBook, case: Case, params: Mapping[str, object]) -> Generator[RepairRun]:
+    """The case's run, active inside the block: a worker that was stopped goes on in the one it began.
+
+    Args:
+        book: where the run's id is kept.
+        case: the case.
+        params: logged when the run is new.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    run_id = _existing_run(case)
+    with registry_errors(f"experiment {EXPERIMENT}"):
+        mlflow.set_experiment(EXPERIMENT)
+        if run_id is None:
+            tags = {"fieldrepair.case": str(case.id), CASE_KEY_TAG: case_key(case)}
+            run = mlflow.start_run(run_name=f"case-{case.id}", tags=tags)
+            run_id = str(run.info.run_id)
+            mlflow.log_params({name: str(value) for name, value in params.items()})
+            book.update_case(case.id, run_id=run_id)
+        else:
+            mlflow.start_run(run_id=run_id)
+    status = RunStatus.FAILED
+    try:
+        yield RepairRun(run_id)
+        status = RunStatus.FINISHED
+    except (TrainingStopped, KeyboardInterrupt):
+        status = RunStatus.KILLED
+        raise
+    finally:
+        try:
+            with registry_errors(f"run {run_id}"):
+                mlflow.end_run(RunStatus.to_string(status))
+        except RegistryError as error:
+            logger.warning("run %s could not be closed: %s", run_id, error)
+
+
+def _existing_run(case: Case) -> str | None:
+    if case.run_id is None:
+        return None
+    try:
+        with registry_errors(f"run {case.run_id}"):
+            run: Any = mlflow.MlflowClient().get_run(case.run_id)
+    except ModelVersionMissingError:  # MLflow's "there is no such thing", here of a run
+        return None
+    return case.run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
