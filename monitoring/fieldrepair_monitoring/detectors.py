@@ -90,35 +90,39 @@ class MmdDetector:
         self._seed = seed
         self._device = device
         self._test: PermutationMMD | None = None
-        self._columns = 0
+        self._centre = np.zeros(0)
 
     def fit(self, reference: FloatArray) -> None:
         """Fix kernel bandwidth and reference; see :class:`Detector`."""
         from fieldrepair_monitoring.mmd import PermutationMMD  # slow to import: alibi-detect
 
         _check("reference", reference, MIN_REFERENCE)
+        # Distances do not change when everything moves, but float32 resolves them best around zero.
+        centre = reference.mean(axis=0, dtype=np.float64)
+        centred = (reference - centre).astype(np.float32)
         test = PermutationMMD(
-            np.ascontiguousarray(reference, dtype=np.float32),
+            centred,
             p_value=self._p_value,
             permutations=self._permutations,
             seed=self._seed,
             device=self._device,
         )
-        if not test.bandwidth > 0:
+        spread = float(np.linalg.norm(centred, axis=1).mean())
+        if spread <= 1e-6 * float(np.abs(centre).max()) or test.bandwidth <= 1e-3 * spread:
             raise DetectorError(
                 f"more than half of the {len(reference)} reference embeddings are the same, so distances between them "
                 "say nothing; hand the model over with another embedding_layer"
             )
-        self._test, self._columns = test, reference.shape[1]
+        self._test, self._centre = test, centre
 
     def score(self, window: FloatArray) -> DriftScore:
         """Permutation test of one window; see :class:`Detector`."""
         if self._test is None:
             raise DetectorError("the detector was not fitted")
         _check("window", window, MIN_WINDOW)
-        if window.shape[1] != self._columns:
-            raise DetectorError(f"expected embeddings with {self._columns} columns, got {window.shape[1]}")
-        data = self._test.predict(np.ascontiguousarray(window, dtype=np.float32))["data"]
+        if window.shape[1] != len(self._centre):
+            raise DetectorError(f"expected embeddings with {len(self._centre)} columns, got {window.shape[1]}")
+        data = self._test.predict((window - self._centre).astype(np.float32))["data"]
         return DriftScore(
             statistic=float(data["distance"]),
             p_value=float(data["p_val"]),

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fieldrepair_monitoring.errors import HandOverError, HandOverMissingError
+from fieldrepair_monitoring.errors import HandOverError, HandOverMissingError, ReferenceSetError
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import download, load_module, version_tag
 from fieldrepair_monitoring.served_model import Output, ServedModel
@@ -103,7 +103,10 @@ def read_handover(folder: Path) -> HandOver:
     try:
         stored = _Stored.model_validate(raw)
     except ValidationError as error:
-        raise HandOverError(f"{path} is damaged: {error}; run `fieldrepair attach` again") from error
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
+        )
+        raise HandOverError(f"{path} is damaged ({problems}); run `fieldrepair attach` again") from error
     return HandOver(
         input=stored.input,
         class_names=tuple(stored.class_names),
@@ -146,7 +149,7 @@ def _cached(uri: str, cache_dir: Path) -> HandOver:
     if (home / HANDOVER_FILE).exists():
         try:
             return read_handover(home)
-        except HandOverError:
+        except (HandOverError, ReferenceSetError):
             shutil.rmtree(home)  # a damaged copy is fetched anew
     cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=cache_dir) as scratch:

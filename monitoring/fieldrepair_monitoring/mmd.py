@@ -7,11 +7,16 @@ alibi-detect shuffles the whole kernel matrix once per permutation. For 1,000 pe
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from alibi_detect.cd.pytorch.mmd import MMDDriftTorch
+
+with warnings.catch_warnings():
+    # alibi-detect compiles two helpers with torch.jit.script when it is imported, which torch deprecates.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=FutureWarning)
+    from alibi_detect.cd.pytorch.mmd import MMDDriftTorch
 
 
 class PermutationMMD(MMDDriftTorch):

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from types import FrameType
 
 from fieldrepair_monitoring.alerts import Webhook, deliver
@@ -170,6 +171,7 @@ def run_monitor(settings: MonitorSettings) -> None:
     """
     import torch
 
+    import_module("fieldrepair_monitoring.mmd")  # takes seconds to load: now, not when the first window is there
     settings.use_registry()
     if settings.monitor_threads is not None:
         torch.set_num_threads(settings.monitor_threads)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from fieldrepair_monitoring.errors import ReferenceSetError
 
@@ -136,16 +138,18 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         ReferenceSetError: if the file is absent, is no ``.npz``, holds pickled objects, or lacks a required array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
+        # Opened here, so that it is closed also where NumPy finds it damaged.
+        with path.open("rb") as stream:
+            loaded: object = np.load(stream, allow_pickle=False)
+            if not isinstance(loaded, NpzFile):
                 raise ReferenceSetError(f"{path} is a single array (.npy); expected an .npz with {_listed()}")
-            missing = [name for name in REQUIRED_ARRAYS if name not in file.files]
+            missing = [name for name in REQUIRED_ARRAYS if name not in loaded.files]
             if missing:
-                raise ReferenceSetError(_missing(path, missing, list(file.files)))
-            return {name: file[name] for name in file.files}
+                raise ReferenceSetError(_missing(path, missing, list(loaded.files)))
+            return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError as error:
         raise ReferenceSetError(f"reference file {path} does not exist") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ReferenceSetError(f"cannot read {path} as an .npz with {_listed()}: {error}") from error
 
 
