@@ -13,18 +13,18 @@ from starlette.types import Message
 from fieldrepair_service.api_models import (
     CaseView,
     DecisionView,
-    DismissRequest,
     EventView,
     HistoryView,
     LabellerRequest,
     LabelRequest,
     Name,
+    ReasonRequest,
     StreamView,
     TaskView,
     WindowView,
 )
 from fieldrepair_service.case_book import CaseBook, CaseState, Task
-from fieldrepair_service.errors import BodyTooLarge
+from fieldrepair_service.errors import BodyTooLarge, Conflict
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.http_errors import AlreadyLabelledBody, ErrorBody
 from fieldrepair_service.images import MAX_SCALE, InputCache, fitting_scale, image_input, render_png
@@ -85,9 +85,19 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         return [HistoryView.model_validate(entry) for entry in book.history(case_id)]
 
     @router.post("/cases/{case_id}/dismiss", tags=["cases"], responses={**_NOT_FOUND, **_CONFLICT, **_TOO_LARGE})
-    def dismiss_case(case_id: Id, body: DismissRequest) -> CaseView:
+    def dismiss_case(case_id: Id, body: ReasonRequest) -> CaseView:
         """End a case without a new model version."""
         book.transition(case_id, CaseState.DISMISSED, body.reason, actor=body.actor)
+        return case_view(case_id)
+
+    @router.post("/cases/{case_id}/retry", tags=["cases"], responses={**_NOT_FOUND, **_CONFLICT, **_TOO_LARGE})
+    def retry_case(case_id: Id, body: ReasonRequest) -> CaseView:
+        """Try a rejected case again: the worker plans new tasks, and the labels it has stay."""
+        case = book.case(case_id)
+        if case.state != CaseState.REJECTED:
+            # A training case may go back to annotating as well, but that is the worker's to say.
+            raise Conflict(f"only a rejected case is tried again, case {case_id} is {case.state}")
+        book.transition(case_id, CaseState.ANNOTATING, body.reason, actor=body.actor)
         return case_view(case_id)
 
     @router.get(

@@ -39,8 +39,8 @@ class LabellerRequest(_Question):
     """Who does it."""
 
 
-class DismissRequest(_Question):
-    """A person who ends a case."""
+class ReasonRequest(_Question):
+    """A person who ends a case, or has it tried again."""
 
     reason: Line
     """Why."""

@@ -38,7 +38,7 @@ _BODIES: st.SearchStrategy[object] = st.one_of(
 _PATHS = st.one_of(
     st.sampled_from(["cases", "events", "windows", "streams"]).map(lambda name: [name]),
     st.tuples(st.just("cases"), _IDS).map(list),
-    st.tuples(st.just("cases"), _IDS, st.sampled_from(["history", "dismiss", "tasks"])).map(list),
+    st.tuples(st.just("cases"), _IDS, st.sampled_from(["history", "dismiss", "retry", "tasks"])).map(list),
     st.tuples(st.just("cases"), _IDS, st.just("tasks"), st.just("next")).map(list),
     st.tuples(st.just("tasks"), _IDS, st.sampled_from(["label", "skip", "undo", "image.png"])).map(list),
 )
