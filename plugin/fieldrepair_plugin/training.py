@@ -5,24 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fieldrepair_plugin.augment import augmix_copies
 from fieldrepair_plugin.checkpoint import Checkpoint, fingerprint_of
 from fieldrepair_plugin.errors import TrainingError
 from fieldrepair_plugin.exemplars import Selection
+from fieldrepair_plugin.passes import Heard, Passes, RepairData
 from fieldrepair_plugin.progress import Progress, ProgressEvent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet, blocks
-from fieldrepair_plugin.unsmoothness import mean_prediction, unsmoothness, with_original
-from fieldrepair_service.errors import InputError
+from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet
+from fieldrepair_plugin.unsmoothness import unsmoothness
 
 log = logging.getLogger(__name__)
 
@@ -60,26 +58,6 @@ class RepairResult:
     """Inputs that got their label from their region's exemplar."""
 
 
-@dataclass
-class _Data:
-    """Training data and pool as one list of images: training inputs first, then the pool from ``first`` on."""
-
-    images: Tensor
-    """``(m + n, channels, height, width)`` uint8 on the CPU."""
-    classes: Tensor
-    """``(m + n,)``; -1 where no label is known."""
-    first: int
-
-    @property
-    def field(self) -> Tensor:
-        return self.images[self.first :]
-
-    @property
-    def labelled(self) -> Tensor:
-        """Numbers of the labelled and propagated pool inputs, counted in ``images``."""
-        return torch.nonzero(self.classes[self.first :] >= 0).flatten() + self.first
-
-
 def fine_tune(
     model: RepairableModel,
     reference: TrainingSet,
@@ -111,8 +89,7 @@ def fine_tune(
     if not any(parameter.requires_grad for parameter in model.module.parameters()):
         raise TrainingError("the model has nothing to train: no parameter requires a gradient")
     model = model.working_copy()
-    data = _gather(model, reference, pool, labelled)
-    _check_classes(model, data)
+    data = RepairData.gather(model, reference, pool, *labelled)
     state = _State(model.module, settings, torch.from_numpy(selection.unsmoothness))
     fingerprint = fingerprint_of(settings, labels, selection, data.images, data.classes, model.module.state_dict())
     if checkpoint is not None and (saved := Checkpoint.load(checkpoint, fingerprint)) is not None:
@@ -176,28 +153,30 @@ class _State:
 
 
 def _one_epoch(
-    model: RepairableModel, data: _Data, state: _State, tau: float, settings: HybridSettings, epoch: int, tell: Progress
+    model: RepairableModel,
+    data: RepairData,
+    state: _State,
+    tau: float,
+    settings: HybridSettings,
+    epoch: int,
+    tell: Progress,
 ) -> EpochRecord:
     started = time.monotonic()
-    generator = generator_for(settings.seed, "epoch", epoch)
+
+    def within(stage: str) -> Heard:
+        return lambda done, total: tell(ProgressEvent(stage, done, total, {"epoch": float(epoch)}))
+
     with own_global_state(derive_seed(settings.seed, "dropout", epoch), model.device):
-        replay = _answered_right(model, data, settings, _within(tell, "replay", epoch))
-        # Step 5: the model's own answers are learned from where it is smooth; what a person said always is.
-        weights = torch.where(state.unsmooth <= tau, 1.0 - state.unsmooth, 0.0)
-        weights[data.labelled - data.first] = 0.0
-        selected = int((weights > 0).sum())
-        weights[data.labelled - data.first] = 1.0
+        passes = Passes(model, data, state.optimizer, settings, generator_for(settings.seed, "epoch", epoch))
+        replay = passes.answered_right(within("replay"))
+        weights, selected = selection_weights(state.unsmooth, tau, data.labelled - data.first)
         model.module.train()
-        supervised = _supervised_pass(
-            model, data, state, replay, settings, generator, _within(tell, "supervised", epoch)
-        )
-        consistency = _consistency_pass(
-            model, data, state, replay, weights, settings, generator, _within(tell, "consistency", epoch)
-        )
+        supervised = passes.supervised(replay, within("supervised"))
+        consistency = passes.consistency(replay, weights, within("consistency"))
         model.module.eval()
         # The copies are those of step 1 in every epoch, so that totals differ by the model only.
         again = generator_for(settings.seed, "unsmoothness")
-        after = unsmoothness(model, data.field, settings, again, _within(tell, "unsmoothness", epoch))
+        after = unsmoothness(model, data.field, settings, again, within("unsmoothness"))
         state.unsmooth = torch.from_numpy(after)
     for name, value in (("loss", supervised + consistency), ("unsmoothness", float(after.sum()))):
         if not math.isfinite(value):
@@ -207,155 +186,22 @@ def _one_epoch(
     )
 
 
-def _supervised_pass(
-    model: RepairableModel,
-    data: _Data,
-    state: _State,
-    replay: Tensor,
-    settings: HybridSettings,
-    generator: torch.Generator,
-    heard: Callable[[int, int], None],
-) -> float:
-    """Step 6a: cross-entropy with label smoothing on replayed, labelled and propagated inputs."""
-    items = torch.cat([replay, data.labelled])
-    size = min(settings.batch_size, max(2, len(items)))
-    # The last, smaller batch is dropped: batch norm cannot train on one input. Each epoch drops other inputs.
-    batches = max(1, len(items) // size)
-    total = 0.0
-    for step, batch in enumerate(blocks(_shuffled(items, batches * size, generator), size), start=1):
-        logits = model.logits(data.images[batch].to(model.device))
-        targets = data.classes[batch].to(logits.device)
-        loss = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-        total += _descend(state.optimizer, loss)
-        heard(step, batches)
-    return total / batches
-
-
-def _consistency_pass(
-    model: RepairableModel,
-    data: _Data,
-    state: _State,
-    replay: Tensor,
-    weights: Tensor,
-    settings: HybridSettings,
-    generator: torch.Generator,
-    heard: Callable[[int, int], None],
-) -> float:
-    """Step 6b, after MixMatch: sharpened mean guesses as targets, everything mixed with everything, two losses.
-
-    As in the paper's code: each field input stands in the batch K+1 times, in all its views; labelled and propagated
-    inputs are drawn too, with their (smoothed) label in place of the guess; the cross-entropy is on replayed training
-    inputs. Unlike it: the targets of that cross-entropy are mixed like the inputs.
-    """
-    anchors = replay if len(replay) > 0 else data.labelled
-    size, views = settings.batch_size, settings.copies + 1
-    batches = max(1, len(anchors) // size, len(weights) // settings.unlabelled_batch_size)
-    draws = torch.multinomial(weights, batches * settings.unlabelled_batch_size, replacement=True, generator=generator)
-    anchor_batches = blocks(_shuffled(anchors, batches * size, generator), size)
-    total = 0.0
-    for step, (anchor, drawn) in enumerate(
-        zip(anchor_batches, blocks(draws, settings.unlabelled_batch_size), strict=True), start=1
-    ):
-        batch = drawn + data.first
-        pixels = data.images[batch].to(model.device)
-        copies = augmix_copies(
-            pixels, settings.copies, generator, severity=settings.severity, chain_share=settings.chain_share
-        )
-        all_views = with_original(pixels, copies)
-        targets = _guess(model, all_views, data.classes[batch].to(pixels.device), settings)
-        anchor_targets = F.one_hot(data.classes[anchor], targets.shape[1]).to(targets)
-        inputs = torch.cat([data.images[anchor].to(model.device), all_views.flatten(0, 1)])
-        mixed, mixed_targets = mix_up(
-            inputs, torch.cat([anchor_targets, targets.repeat(views, 1)]), settings.mixup_alpha, generator
-        )
-        logits = model.logits(mixed)
-        labelled_loss = F.cross_entropy(logits[:size], mixed_targets[:size])
-        unlabelled_loss = F.mse_loss(logits[size:].softmax(dim=1), mixed_targets[size:])
-        total += _descend(state.optimizer, labelled_loss + settings.unlabelled_weight * unlabelled_loss)
-        heard(step, batches)
-    return total / batches
-
-
-def _guess(model: RepairableModel, views: Tensor, classes: Tensor, settings: HybridSettings) -> Tensor:
-    """Targets ``(n, classes)`` of field inputs: their smoothed label if there is one, else the sharpened mean guess."""
-    with torch.no_grad():  # in train mode, like the paper's code: batch norm sees the field and adapts to it
-        guess = sharpen(mean_prediction(model, views), settings.temperature)
-    known = classes >= 0
-    count = guess.shape[1]
-    smoothed = (
-        F.one_hot(classes.clamp_min(0), count) * (1 - settings.label_smoothing) + settings.label_smoothing / count
-    )
-    return torch.where(known.unsqueeze(1), smoothed.to(guess), guess)
-
-
-def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
-    """Rows raised to 1/T and scaled to sum to 1 again: closer to one class for T < 1. ``(n, classes)``."""
-    powered = probabilities ** (1.0 / temperature)
-    return powered / powered.sum(dim=1, keepdim=True)
-
-
-def mix_up(inputs: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Each input and its target mixed with another one's, by one weight for the batch.
-
-    The weight is max(m, 1 - m) with m from Beta(alpha, alpha): at least half stays what it was, as MixMatch needs.
+def selection_weights(unsmooth: Tensor, tau: float, labelled: Tensor) -> tuple[Tensor, int]:
+    """Step 5: the model's own answers are learned from where it is smooth; what a person said always is.
 
     Args:
-        inputs: ``(n, ...)`` pixels.
-        targets: ``(n, classes)``.
-        alpha: the Beta distribution's parameter.
-        generator: the source of randomness.
+        unsmooth: ``(n,)`` of the pool, by the model as it is now.
+        tau: unsmoothness up to which an unlabelled input takes part.
+        labelled: pool indices of the labelled and propagated inputs.
 
     Returns:
-        ``(n, ...)`` in float32 and ``(n, classes)``.
+        ``(n,)`` weights to draw inputs with, and how many unlabelled inputs take part.
     """
-    # A Dirichlet of two parameters is a Beta; torch.distributions takes no generator, so a stream of its own is used.
-    with own_global_state(int(torch.randint(2**63 - 1, (), generator=generator)), torch.device("cpu")):
-        weight = float(torch.distributions.Beta(alpha, alpha).sample())
-    weight = max(weight, 1.0 - weight)
-    partner = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-    pixels = inputs.float()
-    return torch.lerp(pixels[partner], pixels, weight), torch.lerp(targets[partner], targets, weight)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
-
-
-def _answered_right(
-    model: RepairableModel, data: _Data, settings: HybridSettings, heard: Callable[[int, int], None]
-) -> Tensor:
-    """Numbers of the training inputs the model gets right now: replaying these keeps what it knows."""
-    logits, _ = model.logits_and_embeddings(data.images[: data.first], settings.inference_batch_size, heard)
-    return torch.nonzero(torch.from_numpy(logits).argmax(dim=1) == data.classes[: data.first]).flatten()
-
-
-def _shuffled(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of the items in random order; round after round where there are fewer."""
-    rounds = math.ceil(count / len(items))
-    return torch.cat([items[torch.randperm(len(items), generator=generator)] for _ in range(rounds)])[:count]
-
-
-def _gather(model: RepairableModel, reference: TrainingSet, pool: Served, labelled: tuple[IntArray, IntArray]) -> _Data:
-    images = torch.cat([model.pixels(reference.x, "training data"), model.pixels(pool, "field pool")])
-    classes = torch.full((len(images),), -1, dtype=torch.int64)
-    first = len(reference.y)
-    classes[:first] = torch.from_numpy(reference.y.astype("int64"))
-    classes[torch.from_numpy(labelled[0]) + first] = torch.from_numpy(labelled[1])
-    return _Data(images, classes, first)
-
-
-def _check_classes(model: RepairableModel, data: _Data) -> None:
-    logits, _ = model.logits_and_embeddings(data.images[:1], 1)
-    for name, classes in (("training data", data.classes[: data.first]), ("labels", data.classes[data.first :])):
-        if int(classes.max()) >= logits.shape[1]:
-            raise InputError(f"{name}: the model has {logits.shape[1]} classes, got class number {int(classes.max())}")
-
-
-def _within(tell: Progress, stage: str, epoch: int) -> Callable[[int, int], None]:
-    return lambda done, total: tell(ProgressEvent(stage, done, total, {"epoch": float(epoch)}))
+    weights = torch.where(unsmooth <= tau, 1.0 - unsmooth, 0.0)
+    weights[labelled] = 0.0
+    selected = int((weights > 0).sum())
+    weights[labelled] = 1.0
+    return weights, selected
 
 
 def _metrics(record: EpochRecord) -> dict[str, float]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from fieldrepair_plugin.errors import TrainingError
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.hybrid import EpochRecord, HybridSettings, RepairableModel, RepairResult, TrainingSet, train
+from fieldrepair_plugin.mixmatch import mix_up, sharpen
 from fieldrepair_plugin.progress import ProgressEvent, silent
-from fieldrepair_plugin.training import mix_up, sharpen
+from fieldrepair_plugin.training import selection_weights
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.inputs import ImageInput
 
@@ -343,15 +344,15 @@ def test_targets_are_mixed_as_their_inputs_are() -> None:
 
 
 def test_smooth_inputs_only_take_part_and_rough_ones_with_a_label_do() -> None:
-    drawn: list[int] = []
-    nothing_smooth = replace(SELECTION, tau=-1.0)
+    unsmooth = torch.tensor([0.0, 0.3, 0.6, 0.61, 0.9, 0.2], dtype=torch.float64)
+    weights, selected = selection_weights(unsmooth, 0.6, torch.tensor([4, 5]))
+    torch.testing.assert_close(weights, torch.tensor([1.0, 0.7, 0.4, 0.0, 1.0, 1.0], dtype=torch.float64))
+    assert selected == 3
 
-    def note(event: ProgressEvent) -> None:
-        if event.stage == "training":
-            drawn.append(int(event.metrics["selected_unlabelled"]))
 
-    train(model(), REFERENCE, POOL, nothing_smooth, LABELS, replace(SETTINGS, epochs=1), note)
-    assert drawn == [0]
+def test_nothing_smooth_leaves_the_labels_to_learn_from() -> None:
+    result = train(model(), REFERENCE, POOL, replace(SELECTION, tau=-1.0), LABELS, replace(SETTINGS, epochs=1))
+    assert result.epochs[0].selected_unlabelled == 0
 
 
 # --- misuse and edges ---
