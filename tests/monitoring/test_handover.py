@@ -164,13 +164,12 @@ class TestModelsThatCannotBeRepaired:
             load_module("exported", "1")
 
     def test_another_flavour(self) -> None:
-        class Constant(mlflow.pyfunc.PythonModel):
-            def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[int]:
-                return [0]
+        def constant(model_input: list[str]) -> list[str]:
+            return model_input
 
         with mlflow.start_run():
             mlflow.pyfunc.log_model(
-                name="m", python_model=Constant(), registered_model_name="constant", pip_requirements=["mlflow"]
+                name="m", python_model=constant, registered_model_name="constant", pip_requirements=["mlflow"]
             )
         with pytest.raises(UnsupportedModelError, match=r"not a PyTorch model \(MLflow flavours: none\)"):
             load_module("constant", "1")
