@@ -82,29 +82,33 @@ class FieldRows:
 
         Args:
             shape: shape every instance must have; default: that of the first row.
-            dtype: NumPy dtype every instance must have; default: that of the first row.
+            dtype: NumPy dtype to give them. Default: the one that all of them have. A JSON client may write 0 for
+                0.0, so the rows of one model can differ in it; with ``dtype`` that does not matter.
 
         Returns:
             (n, *shape) of ``dtype``.
 
         Raises:
-            InputError: naming the first row whose shape or dtype differs, or if there are no rows to take them from.
+            InputError: naming the first row whose shape (or, without ``dtype``, dtype) differs, or if there are no
+                rows to take them from.
         """
         shapes = self.table.column("shape").to_pylist()
         dtypes = self.table.column("dtype").to_pylist()
         if not shapes and (shape is None or dtype is None):
             raise InputError("need at least 1 row to tell the shape and dtype of the inputs, got 0")
         expected = tuple(shapes[0] if shape is None else shape)
+        for index, came in enumerate(shapes):
+            if tuple(came) != expected:
+                raise InputError(f"expected inputs of shape {expected}, but {self._name(index)} has {tuple(came)}")
+        if dtype is None:
+            for index, came in enumerate(dtypes):
+                if came != dtypes[0]:
+                    raise InputError(f"expected inputs of dtype {dtypes[0]}, but {self._name(index)} has {came}")
         wanted = np.dtype(dtypes[0] if dtype is None else dtype)
-        for index, (came, kind) in enumerate(zip(shapes, dtypes, strict=True)):
-            if tuple(came) != expected or kind != wanted.name:
-                raise InputError(
-                    f"expected inputs of shape {expected} and dtype {wanted.name}, but {self._name(index)} has "
-                    f"shape {tuple(came)} and dtype {kind}"
-                )
-        stored = wanted.newbyteorder("<")
-        raw = b"".join(self.table.column("input").to_pylist())
-        return np.frombuffer(raw, dtype=stored).reshape(len(self), *expected).astype(wanted, copy=False)
+        instances = np.empty((len(self), *expected), dtype=wanted)
+        for index, (raw, kind) in enumerate(zip(self.table.column("input").to_pylist(), dtypes, strict=True)):
+            instances[index] = np.frombuffer(raw, dtype=np.dtype(kind).newbyteorder("<")).reshape(expected)
+        return instances
 
     def scores(self) -> npt.NDArray[np.float32]:
         """(n, classes) scores as the model server answered them.

@@ -60,11 +60,12 @@ class Shipper:
         batch = self._spool.read(-1, limit=limit, max_bytes=_BATCH_BYTES)
         if not batch:
             return 0
+        suspect = (self._spool.noted(_SUSPECT) or "") if careful else ""
         tables: list[pa.Table] = []
         counts: Counter[str] = Counter()
         rejected: list[tuple[int, str, str]] = []
         for each in batch:
-            item = self._look_out(each) if careful else each
+            item = self._look_out(each, suspect) if careful else each
             table, counted, problem = self._decode(item)
             counts += counted
             if table is not None:
@@ -82,9 +83,9 @@ class Shipper:
         self._spool.settle(last, counts, rejected)
         return len(batch)
 
-    def _look_out(self, item: Spooled) -> Spooled:
+    def _look_out(self, item: Spooled, suspect: str) -> Spooled:
         """Note what is decoded next; what was noted twice before and is still here has killed this process twice."""
-        noted, _, times = (self._spool.noted(_SUSPECT) or "").partition(" ")
+        noted, _, times = suspect.partition(" ")
         attempts = int(times) if noted == str(item.seq) else 0
         if attempts >= _MOST_ATTEMPTS:
             return Spooled(item.seq, None, drops.DECODER_CRASHED)

@@ -199,8 +199,22 @@ def test_typed_access(log: FieldLog) -> None:
     assert rows.timestamps_ms.tolist() == [START_MS + 10] * 2 + [START_MS + 20] * 2
     assert rows.take([2, 0]).rows.tolist() == [0, 0]
     assert len(rows.take(slice(1, None))) == 3
-    with pytest.raises(InputError, match=r"expected inputs of shape \(3,\) and dtype float32, but row 0 .* has shape"):
+    with pytest.raises(InputError, match=r"expected inputs of shape \(3,\), but row 0 .* has \(2,\)"):
         rows.inputs(shape=(3,))
+
+
+def test_a_dtype_that_differs_is_named_or_converted() -> None:
+    """A JSON client may write 0 for 0.0: then one request of a model comes as integers."""
+    table = make_rows("a", [1, 2], per_request=1)
+    index = table.column_names.index("input")
+    mixed = table.set_column(
+        index, "input", pa.array([table.column("input")[0].as_py(), np.array([7, 8], dtype="<i8").tobytes()])
+    )
+    index = table.column_names.index("dtype")
+    rows = FieldRows(mixed.set_column(index, "dtype", pa.array(["float32", "int64"])))
+    with pytest.raises(InputError, match=r"expected inputs of dtype float32, but row 1 .* has int64"):
+        rows.inputs()
+    np.testing.assert_array_equal(rows.inputs(dtype="float32"), np.array([[1, 0], [7, 8]], dtype=np.float32))
 
 
 def test_a_missing_prediction_is_named(log: FieldLog) -> None:
