@@ -225,8 +225,8 @@ class Supervisor:
 
         return [
             PartPlan(SIDECAR, sidecar_settings, self._control.ready, self._sidecar_text),
-            PartPlan(MONITOR, monitor_settings, self._monitor_answers, lambda: ""),
-            PartPlan(WORKER, lambda: stores, _runs, lambda: ""),
+            PartPlan(MONITOR, monitor_settings, self._monitor_answers, lambda: "running"),
+            PartPlan(WORKER, lambda: stores, _runs, lambda: "running"),
         ]
 
     async def _monitor_answers(self) -> bool:

@@ -211,7 +211,7 @@ def run_worker(settings: WorkerSettings) -> None:
     if settings.repair_threads is not None:
         torch.set_num_threads(settings.repair_threads)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with _only_worker(settings.state_dir) as worker_id, _stopped_by_signals() as stop:
+    with only_worker(settings.state_dir) as worker_id, _stopped_by_signals() as stop:
         stores = _open_stores(settings, stop)
         if stores is None:
             return
@@ -226,7 +226,7 @@ def run_worker(settings: WorkerSettings) -> None:
 
 
 @contextmanager
-def _only_worker(state_dir: Path) -> Generator[str]:
+def only_worker(state_dir: Path) -> Generator[str]:
     """The id of this folder's worker, while this process alone is it.
 
     The id outlives the process: a worker that was killed finds its cases free at once when it starts again, while

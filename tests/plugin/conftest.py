@@ -7,17 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 from fieldrepair_plugin.processes import child_environment, free_port
+from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_service.case_book import CaseBook, NewDriftEvent, Task, WindowRecord, open_case_book
+from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, FieldLog
+from fieldrepair_service.inputs import ImageInput
 
 CLASSES = ("top left", "top right", "bottom left", "bottom right")
 
@@ -31,6 +37,13 @@ def quadrants(n: int, seed: int, dim: float = 1.0) -> tuple[npt.NDArray[np.float
         top, left = 4 * (int(label) // 2), 4 * (int(label) % 2)
         image[0, top : top + 4, left : left + 4] += 0.6
     return np.rint(images * dim * 255).astype(np.float32) / 255, labels.astype(np.int64)
+
+
+def stray_light(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same images after the camera was moved beside a window: the networks below answer "top left" throughout."""
+    lit = images.copy()
+    lit[:, 0, :4, :4] = np.clip(lit[:, 0, :4, :4] + 0.7, 0.0, 1.0)
+    return np.rint(lit * 255).astype(np.float32) / 255
 
 
 @dataclass(frozen=True)
@@ -136,3 +149,100 @@ def registry(registry_file: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterat
     mlflow.set_tracking_uri(registry_file.tracking_uri)
     yield registry_file
     mlflow.set_tracking_uri(before)
+
+
+@dataclass
+class Field:
+    """A field log and a case book in a folder, with shifted inputs of one model version and their true classes."""
+
+    folder: Path
+    log: FieldLog
+    book: CaseBook
+    name: str
+    version: str = "1"
+    truth: dict[tuple[str, int], int] = dataclass_field(default_factory=dict[tuple[str, int], int])
+    sent: int = 0
+
+    def send(self, count: int, *, per_request: int = 5, shifted: bool = True) -> None:
+        """Log ``count`` field inputs, ``per_request`` in each request, as the sidecar would."""
+        images, labels = quadrants(count, seed=100 + self.sent)
+        images = stray_light(images) if shifted else images
+        rows: list[dict[str, object]] = []
+        for index in range(count):
+            number = self.sent + index
+            request, row = f"{number // per_request:08d}", number % per_request
+            self.truth[request, row] = int(labels[index])
+            rows.append(
+                {
+                    "writer": "camera",
+                    "seq": number // per_request,
+                    "row": row,
+                    "request_id": request,
+                    "timestamp_ms": 1_700_000_000_000 + number,
+                    "date": "2023-11-14",
+                    "model_name": self.name,
+                    "model_version": self.version,
+                    "protocol": "mlflow",
+                    "status_code": 200,
+                    "execution_time_ms": 1.0,
+                    "sampling_fraction": 1.0,
+                    "input": images[index].tobytes(),
+                    "dtype": "float32",
+                    "shape": [1, 8, 8],
+                }
+            )
+        self.sent += count
+        table = pa.Table.from_pylist(rows, schema=FIELD_LOG_SCHEMA)
+        self.log.append(table, writer="camera", last_seq=(self.sent - 1) // per_request)
+
+    def open_case(self) -> int:
+        """What the monitor does at an alert: record a window and open an event; the case's id."""
+        checkpoint = self.book.checkpoint(self.name, self.version)
+        index = 0 if checkpoint is None else checkpoint.next_window_index
+        window = WindowRecord(index, 1, 2, 100, "mmd", 0.3, 0.01, 0.001, drifted=True, estimated_accuracy=0.3)
+        event = NewDriftEvent(
+            self.name, self.version, "mmd", 0.3, 0.001, 0.01, index, {}, 100, 0.3, 0.99,
+            "mmd 0.3 > 0.01", CLASSES, SPEC.model_dump(mode="json"),
+        )  # fmt: skip
+        opened = self.book.record_windows(self.name, self.version, {"camera": (index, 0)}, [window], event)
+        assert opened is not None
+        return opened.case_id
+
+    def answer(self, case_id: int, *, skip: Callable[[Task], bool] = lambda _: False) -> None:
+        """A labeller who knows the truth answers every task, or skips it."""
+        while (task := self.book.next_task(case_id, "labeller")) is not None:
+            if skip(task):
+                self.book.skip(task.id, "labeller")
+            else:
+                self.book.submit(task.id, self.truth[task.request_id, task.row], "labeller")
+
+
+SPEC = ImageInput(height=8, width=8)
+
+
+@pytest.fixture
+def field(registry: Registry, tmp_path: Path) -> Iterator[Field]:
+    """Stores in ``tmp_path / "state"``, and a model of this test's own, version 1, in the registry."""
+    name = f"model-{tmp_path.name}-{os.getpid()}"
+    log_versions(name, 1)
+    state = tmp_path / "state"
+    state.mkdir()
+    with open_case_book(f"sqlite:///{state}/case_book.db") as book:
+        yield Field(state, FieldLog.open(state / "field_log"), book, name)
+
+
+@pytest.fixture
+def worker_settings(field: Field) -> WorkerSettings:
+    """Small numbers, so that a repair takes seconds."""
+    return WorkerSettings(
+        state_dir=field.folder,
+        pool_minimum=120,
+        acceptance_size=40,
+        acceptance_minimum=10,
+        label_fraction=0.15,
+        epochs=3,
+        margin=0.1,
+        case_poll_seconds=0.05,
+        lease_seconds=10,
+        repair_threads=1,
+    )
