@@ -97,7 +97,7 @@ class Passes:
 
         As in the paper's code: each field input stands in the batch K+1 times, in all its views; labelled and
         propagated inputs are drawn too, with their (smoothed) label in place of the guess; the cross-entropy is on
-        replayed training inputs. Unlike it: the targets of that cross-entropy are mixed like the inputs.
+        replayed training inputs. Unlike it, unless the settings say so: that one's targets are mixed like its inputs.
 
         Args:
             replay: numbers of the training inputs to replay.
@@ -128,7 +128,8 @@ class Passes:
                 self.generator,
             )
             logits = self.model.logits(mixed)
-            labelled_loss = F.cross_entropy(logits[:size], mixed_targets[:size])
+            replayed_targets = mixed_targets[:size] if settings.mixed_targets else anchor_targets
+            labelled_loss = F.cross_entropy(logits[:size], replayed_targets)
             unlabelled_loss = F.mse_loss(logits[size:].softmax(dim=1), mixed_targets[size:])
             total += self._descend(labelled_loss + settings.unlabelled_weight * unlabelled_loss)
             heard(step, batches)

@@ -343,6 +343,13 @@ def test_targets_are_mixed_as_their_inputs_are() -> None:
         torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(6))
 
 
+def test_the_published_codes_unmixed_targets_are_a_switch() -> None:
+    settings = replace(SETTINGS, epochs=1)
+    mixed, unmixed = (run(settings=replace(settings, mixed_targets=value)) for value in (True, False))
+    assert mixed.epochs[0].supervised_loss == unmixed.epochs[0].supervised_loss
+    assert mixed.epochs[0].ssl_loss != unmixed.epochs[0].ssl_loss
+
+
 def test_smooth_inputs_only_take_part_and_rough_ones_with_a_label_do() -> None:
     unsmooth = torch.tensor([0.0, 0.3, 0.6, 0.61, 0.9, 0.2], dtype=torch.float64)
     weights, selected = selection_weights(unsmooth, 0.6, torch.tensor([4, 5]))
