@@ -408,7 +408,8 @@ def test_a_database_that_goes_away_and_comes_back(serve: Serve, log: FieldLog, p
     with psycopg.connect(postgresql_server, autocommit=True) as admin:
         admin.execute("CREATE ROLE visitor LOGIN")
         admin.execute("CREATE SCHEMA visitor AUTHORIZATION visitor")
-        with open_case_book(postgresql_server.replace("tester@", "visitor@")) as book:
+        url = postgresql_server.replace("tester@", "visitor@") + "?options=-csearch_path%3Dvisitor"
+        with open_case_book(url) as book:
             api = serve(_app(book, log))
             assert api.get("/api/cases").status_code == 200
             break_connections = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'visitor'"

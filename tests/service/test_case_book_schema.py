@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
@@ -180,6 +181,15 @@ def test_a_database_that_does_not_answer_is_named_without_its_password() -> None
 def test_postgresql_url_needs_no_driver_name(postgresql_server: str) -> None:
     with open_case_book(postgresql_server) as book:
         assert book.url.startswith("postgresql+psycopg://tester@127.0.0.1:")
+
+
+def test_a_database_that_does_not_let_us_in_says_so(postgresql_server: str) -> None:
+    with psycopg.connect(postgresql_server, autocommit=True) as admin:
+        admin.execute("CREATE ROLE stranger LOGIN")
+        admin.execute("CREATE SCHEMA closed")
+    url = postgresql_server.replace("tester@", "stranger@") + "?options=-csearch_path%3Dclosed"
+    with pytest.raises((ConfigurationError, SchemaMismatch), match=r"no schema has been selected|permission denied"):
+        open_case_book(url)
 
 
 def test_sqlite_is_in_wal_mode_with_foreign_keys(tmp_path: Path) -> None:

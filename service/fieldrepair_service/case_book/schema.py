@@ -31,7 +31,7 @@ def bring_up_to_date(database: Database, *, migrate: bool) -> None:
     Raises:
         SchemaMismatch: the book is newer than this code, or older and ``migrate`` is false.
         StoreUnavailable: the database cannot be reached.
-        ConfigurationError: the file is not a database.
+        ConfigurationError: the file is not a database, or the database does not let us in.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -66,4 +66,4 @@ def bring_up_to_date(database: Database, *, migrate: bool) -> None:
     except DatabaseError as error:
         if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
             raise ConfigurationError(f"the case book {place} is not an SQLite database") from error
-        raise
+        raise ConfigurationError(f"the case book {place} cannot be opened: {error.orig}") from error
