@@ -1,5 +1,9 @@
 """The request path: a raw ASGI app that forwards a request to the model server and its answer back, byte for byte.
 
+Target, headers (their order and repetitions, none added), body and status stay as they are. Three things cannot: the
+header names come out in lower case, which HTTP does not tell apart; headers that belong to one connection stay on it;
+and a header value that is no UTF-8 loses those bytes on its way to the model server (aiohttp writes UTF-8).
+
 Everything on this path is paid for by every prediction, so there is nothing on it but forwarding: no routing, no
 decoding, no logging. What is to be logged is handed to :class:`~fieldrepair_service.capture.Capture` as bytes.
 """
