@@ -97,7 +97,7 @@ class Passes:
 
         As in the paper's code: each field input stands in the batch K+1 times, in all its views; labelled and
         propagated inputs are drawn too, with their (smoothed) label in place of the guess; the cross-entropy is on
-        replayed training inputs. Unlike it, unless the settings say so: that one's targets are mixed like its inputs.
+        replayed training inputs, whose targets stay their own though they are mixed (see ``mixed_targets``).
 
         Args:
             replay: numbers of the training inputs to replay.

@@ -219,6 +219,7 @@ def test_the_defaults_are_the_papers_numbers() -> None:
     assert (paper.label_smoothing, paper.temperature, paper.mixup_alpha, paper.unlabelled_weight) == (
         0.1, 0.5, 0.75, 100.0
     )  # fmt: skip
+    assert not paper.mixed_targets  # as in the published code
     assert replace(paper, seed=3).seed == 3
 
 

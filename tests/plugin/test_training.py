@@ -343,7 +343,7 @@ def test_targets_are_mixed_as_their_inputs_are() -> None:
         torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(6))
 
 
-def test_the_published_codes_unmixed_targets_are_a_switch() -> None:
+def test_mixing_the_replayed_targets_is_a_switch() -> None:
     settings = replace(SETTINGS, epochs=1)
     mixed, unmixed = (run(settings=replace(settings, mixed_targets=value)) for value in (True, False))
     assert mixed.epochs[0].supervised_loss == unmixed.epochs[0].supervised_loss
