@@ -62,8 +62,8 @@ class MonitorSettings(RegistrySettings):
     """Windows looked back on to confirm a shift. As many calm ones in a row end a drift event."""
     require_harm: bool = True
     """Raise an alert only if the estimated accuracy has fallen too. Without harm, a shift shows in the metrics only."""
-    harm_margin: float = Field(default=0.05, ge=0, lt=1)
-    """How far the estimated accuracy must lie below the reference accuracy to count as harm (0.05 = 5 points)."""
+    harm_margin: float = Field(default=0.03, ge=0, lt=1)
+    """How far the estimated accuracy must lie below the reference accuracy to count as harm (0.03 = 3 points)."""
 
     alert_webhook_url: HttpUrl | None = None
     """Each drift event is posted here as JSON. Default: none; events then show in the case book and the metrics."""

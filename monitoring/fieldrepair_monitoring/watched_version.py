@@ -21,6 +21,7 @@ from fieldrepair_monitoring.severity import AccuracyEstimator
 logger = logging.getLogger(__name__)
 
 ENOUGH_HELD_OUT = 200
+TRAINING_SAMPLE = 2000
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -55,7 +56,9 @@ class WatchedVersion:
         self._model = model
         reference = handover.reference
         validation = model.features(reference.val_x)
-        self._estimator = AccuracyEstimator(validation.scores, reference.val_y)
+        known = np.concatenate([reference.train_x, reference.normal_x])
+        training = model.embeddings(_sample(known, TRAINING_SAMPLE, settings.monitor_seed))
+        self._estimator = AccuracyEstimator(validation, reference.val_y, training)
         self._detectors = self._fit(reference, validation.embeddings, settings)
 
     @classmethod
@@ -100,9 +103,7 @@ class WatchedVersion:
         scores = {world: detector.score(features.embeddings) for world, detector in self._detectors.items()}
         # Of worlds with the same p-value, the nearer one.
         nearest = max(scores, key=lambda world: (scores[world].p_value, -scores[world].statistic))
-        return Verdict(
-            self._detectors[nearest].name, scores[nearest], nearest, self._estimator.estimate(features.scores)
-        )
+        return Verdict(self._detectors[nearest].name, scores[nearest], nearest, self._estimator.estimate(features))
 
     def _fit(self, reference: Reference, validation: FloatArray, settings: MonitorSettings) -> dict[int, Detector]:
         detectors: dict[int, Detector] = {}
