@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -25,19 +27,22 @@ def build_network() -> nn.Sequential:
 
 
 def _block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU()
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.GroupNorm(8, channels_out), nn.ReLU()
 
 
 def train_network(part: Part, *, epochs: int = 40, seed: int = 0) -> nn.Sequential:
     """A network trained on ``part``, in evaluation mode."""
     torch.manual_seed(seed)
     network = build_network()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
+    batches = -(-len(images) // 32)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=epochs * batches)
     for _ in range(epochs):
-        for batch in torch.randperm(len(images)).split(32):
+        for batch in cast("tuple[torch.Tensor, ...]", torch.randperm(len(images)).split(32)):
             loss = F.cross_entropy(network(images[batch]), labels[batch], label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            schedule.step()
     return network.eval()

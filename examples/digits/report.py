@@ -115,11 +115,11 @@ def _new_figure(width: float, height: float) -> Figure:
 
 def _svg(figure: Figure) -> Markup:
     """The figure as inline SVG, text kept as text so that it follows the page's font and can be read aloud."""
-    from matplotlib import rc_context
+    from matplotlib import rcParams
 
     stream = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
-        figure.savefig(stream, format="svg", transparent=True)
+    rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
+    figure.savefig(stream, format="svg", transparent=True)
     text = stream.getvalue()
     return Markup(text[text.index("<svg") :])  # noqa: S704 - our own drawing, without any text from outside
 
@@ -177,7 +177,10 @@ def _plot_seconds(seconds: Mapping[str, float]) -> Figure:
 
 def _plot_scans(rows: Mapping[str, Images], columns: int = 12) -> Figure:
     figure = _new_figure(7.2, 0.75 * len(rows) + 0.1)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    grid = [
+        [figure.add_subplot(len(rows), columns, row * columns + 1 + column) for column in range(columns)]
+        for row in range(len(rows))
+    ]
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         for column, axes in enumerate(line):
             axes.set_axis_off()

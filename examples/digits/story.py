@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow import MlflowClient
 
 from examples.digits.clients import Client, Labeller, SteadyTraffic
-from examples.digits.data import CLASS_NAMES, SERVED_AS, Part, RemountedScanner, split_scans
+from examples.digits.data import CLASS_NAMES, SERVED_AS, Labels, Part, RemountedScanner, split_scans
 from examples.digits.model import train_network
 from examples.digits.platform import DemoError, FieldRepair, Platform, wait_for
 from examples.digits.report import Evidence, Summary
@@ -22,6 +21,7 @@ from fieldrepair_plugin import log_model
 
 MODEL = "digits"
 Record = dict[str, Any]
+Answers = tuple[Labels, Labels]
 
 
 class Story:
@@ -113,7 +113,7 @@ class Story:
             labeller.answer_all(planned["id"])
         return int(planned["id"])
 
-    def measure(self, client: Client) -> tuple[Any, Any]:
+    def measure(self, client: Client) -> Answers:
         """Predicted classes of the sealed holdout: (from the re-mounted scanner, from the original one)."""
         return client.classify(self.shifted_holdout.images), client.classify(self.scans["holdout"].images)
 
@@ -186,20 +186,23 @@ class Story:
             process=running.process,
         )
 
-    def _sum_up(self, running: FieldRepair, client: Client, case: Record, before: Any, after: Any) -> None:
+    def _sum_up(self, running: FieldRepair, client: Client, case: Record, before: Answers, after: Answers) -> None:
         summary, shifted, original = self.summary, self.shifted_holdout.labels, self.scans["holdout"].labels
-        summary.field_accuracy_before = float(np.mean(before[0] == shifted))
-        summary.reference_accuracy_before = float(np.mean(before[1] == original))
-        summary.field_accuracy_after = float(np.mean(after[0] == shifted))
-        summary.reference_accuracy_after = float(np.mean(after[1] == original))
-        summary.field_inputs = int(case["field_inputs"])
-        summary.labels_for_repair = int(case["labels_used"]["repair"])
-        summary.labels_for_acceptance = int(case["labels_used"]["acceptance"])
+        summary.field_accuracy_before = float((before[0] == shifted).mean())
+        summary.reference_accuracy_before = float((before[1] == original).mean())
+        summary.field_accuracy_after = float((after[0] == shifted).mean())
+        summary.reference_accuracy_after = float((after[1] == original).mean())
+        verdict = case["acceptance"]
+        summary.field_inputs = int(verdict["field_inputs"])
+        summary.labels_for_repair = int(verdict["labels_for_repair"])
+        summary.labels_for_acceptance = int(verdict["labels_for_acceptance"])
         # Any event beyond the one real shift cried wolf, on whichever version.
         summary.false_alerts += len(running.get("/api/events")) - 1
         summary.failed_requests = client.failed_requests
 
-    def _gather_evidence(self, running: FieldRepair, event: Record, case: Record, before: Any, after: Any) -> Evidence:
+    def _gather_evidence(
+        self, running: FieldRepair, event: Record, case: Record, before: Labels, after: Labels
+    ) -> Evidence:
         labels, images = self.shifted_holdout.labels, self.shifted_holdout.images
         return Evidence(
             windows=self._windows(running),
