@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from dataclasses import asdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,46 +26,57 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave everything running and print the addresses")
     keep = parser.parse_args().keep
     # Reports to nobody, prints no progress bars of its own, and shares the cores with the processes it starts.
-    os.environ.update(
-        MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"
-    )
+    os.environ |= {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-
     console = Console()
+    try:
+        _run(console, keep=keep)
+    except KeyboardInterrupt:
+        console.print("\nStopped.")
+        return 130
+    except Exception as error:
+        # Imported late, here too: see _run.
+        from examples.digits.platform import DemoError
+
+        if not isinstance(error, DemoError):
+            raise
+        console.print(f"\n[bold red]The demo failed:[/bold red] {error}\nLogs: {FOLDER / 'logs'}, {FOLDER / 'state'}")
+        return 1
+    console.print("[bold green]Done: the whole story came true.[/bold green]")
+    return 0
+
+
+def _run(console: Console, *, keep: bool) -> None:
+    """Tell the story and write what it left; every process is stopped at the end, or at the first failure."""
     console.print("[bold]fieldrepair, the whole loop on 1,797 real scans of handwritten digits[/bold]")
     # Imported late: torch and mlflow take seconds, and whoever waits should know what for.
-    from examples.digits.platform import DemoError
     from examples.digits.report import write_report
     from examples.digits.story import Story
 
     story = Story(FOLDER.absolute())
-    try:
+    with ExitStack() as processes:
         platform = story.begin()
-        try:
-            running, evidence = story.tell(platform)
-        except BaseException:
-            platform.stop()
-            raise
-    except DemoError as error:
-        console.print(f"\n[bold red]The demo failed:[/bold red] {error}\nLogs: {FOLDER / 'logs'}, {FOLDER / 'state'}")
-        return 1
-    except KeyboardInterrupt:
-        console.print("\nStopped.")
-        return 130
+        processes.callback(platform.stop)
+        story.train_and_register(platform)
+        running, client = story.serve(platform)
+        processes.callback(running.stop)
+        evidence = story.tell(running, client)
 
-    story.summary.write(FOLDER / "summary.json")
-    write_report(FOLDER / "report.html", story.summary, evidence)
-    _print_result(console, story.summary.rows(), story.summary.facts(), asdict(story.summary)["seconds"])
-    console.print(f"\nReport:  {FOLDER / 'report.html'}\nNumbers: {FOLDER / 'summary.json'}")
-    if keep:
-        _leave_running(console, running, platform)
-    else:
-        running.stop()
-        platform.stop()
-    console.print("[bold green]Done: the whole story came true.[/bold green]")
-    return 0
+        story.summary.write(FOLDER / "summary.json")
+        write_report(FOLDER / "report.html", story.summary, evidence)
+        _print_result(console, story.summary.rows(), story.summary.facts(), story.summary.seconds)
+        console.print(f"\nReport:  {FOLDER / 'report.html'}\nNumbers: {FOLDER / 'summary.json'}")
+        if keep:
+            processes.pop_all()
+            _leave_running(console, running, platform)
 
 
 def _print_result(

@@ -126,7 +126,7 @@ class Platform:
             "fieldrepair up",
             [
                 *(sys.executable, "-m", "fieldrepair_service.cli", "up", model_uri, "--state-dir", str(state)),
-                *("--traffic-port", str(free_port()), "--control-port", str(free_port())),
+                *("--traffic-port", "0", "--control-port", "0", "--monitor-metrics-port", "0"),
             ],
             log=self.folder / "logs" / "up.log",
             env=self.environment,

@@ -77,7 +77,7 @@ class Evidence:
     """What the report shows beside the numbers."""
 
     windows: Sequence[Mapping[str, Any]]
-    """The monitor's windows as ``GET /api/windows`` returns them, oldest first."""
+    """The monitor's windows as ``GET /api/windows`` returns them for the version under repair, oldest first."""
     event: Mapping[str, Any]
     case: Mapping[str, Any]
     original: Images
@@ -99,7 +99,7 @@ def write_report(path: Path, summary: Summary, evidence: Evidence) -> None:
         case=evidence.case,
         verdict=evidence.case.get("acceptance") or {},
         accuracy_plot=_svg(_plot_accuracy(summary)),
-        windows_plot=_svg(_plot_windows(evidence.windows, summary.version_before)),
+        windows_plot=_svg(_plot_windows(evidence.windows)),
         seconds_plot=_svg(_plot_seconds(summary.seconds)),
         scans_plot=_svg(_plot_scans({"original scanner": evidence.original, "re-mounted": evidence.shifted})),
         repaired_plot=_svg(_plot_scans({"now right": evidence.repaired, "now wrong": evidence.broken})),
@@ -144,17 +144,16 @@ def _plot_accuracy(summary: Summary) -> Figure:
     return figure
 
 
-def _plot_windows(windows: Sequence[Mapping[str, Any]], version: str) -> Figure:
+def _plot_windows(windows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = _new_figure(7.2, 3.6)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    mine = [window for window in windows if str(window["model_version"]) == version]
-    numbers = [window["index"] for window in mine]
-    colours = [ALERT if window["drifted"] else AFTER for window in mine]
-    upper.plot(numbers, [window["statistic"] for window in mine], color=MUTED, zorder=1)
-    upper.scatter(numbers, [window["statistic"] for window in mine], c=colours, zorder=2)
+    numbers = [window["index"] for window in windows]
+    colours = [ALERT if window["drifted"] else AFTER for window in windows]
+    upper.plot(numbers, [window["statistic"] for window in windows], color=MUTED, zorder=1)
+    upper.scatter(numbers, [window["statistic"] for window in windows], c=colours, zorder=2)
     upper.set_ylabel("MMD²")
-    lower.plot(numbers, [100 * (window["estimated_accuracy"] or np.nan) for window in mine], color=MUTED, zorder=1)
-    lower.scatter(numbers, [100 * (window["estimated_accuracy"] or np.nan) for window in mine], c=colours, zorder=2)
+    lower.plot(numbers, [100 * (window["estimated_accuracy"] or np.nan) for window in windows], color=MUTED, zorder=1)
+    lower.scatter(numbers, [100 * (window["estimated_accuracy"] or np.nan) for window in windows], c=colours, zorder=2)
     lower.set_ylabel("estimated\naccuracy, %")
     lower.set_ylim(0, 105)
     lower.set_xlabel("window of field inputs (red: unlike every known world)")

@@ -148,18 +148,8 @@ class Story:
                 process=running.process,
             )
 
-    def tell(self, platform: Platform) -> tuple[FieldRepair, Evidence]:
-        """The whole story on a running MLflow server."""
-        self.train_and_register(platform)
-        running, client = self.serve(platform)
-        try:
-            evidence = self._tell(running, client)
-        except BaseException:
-            running.stop()
-            raise
-        return running, evidence
-
-    def _tell(self, running: FieldRepair, client: Client) -> Evidence:
+    def tell(self, running: FieldRepair, client: Client) -> Evidence:
+        """Everything from the first request to the repaired version, on a running system."""
         self.send_clean_traffic(running, client)
         event = self.send_shifted_traffic(running, client)
         case_id = self.label(running)
