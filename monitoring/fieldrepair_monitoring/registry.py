@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
+_LOGGED_MODEL = re.compile(r"models:/(m-[^/@]+)$")
 _RELOG = (
     "log it again with fieldrepair_plugin.log_model(...), or with "
     'mlflow.pytorch.log_model(..., serialization_format="pickle"), and attach the new version'
@@ -60,11 +62,14 @@ def version_tag(name: str, version: str, tag: str) -> str | None:
 
     entry = model_version(name, version)
     value = entry.tags.get(tag)
-    if value or not entry.model_id:
+    # MLflow's own stores name the logged model in the source, models:/m-..., and leave model_id empty.
+    logged = entry.model_id or _LOGGED_MODEL.match(str(entry.source))
+    if value or not logged:
         return value
+    model_id = logged if isinstance(logged, str) else logged[1]
     try:
-        with registry_errors(f"logged model {entry.model_id}"):
-            return mlflow.MlflowClient().get_logged_model(entry.model_id).tags.get(tag)
+        with registry_errors(f"logged model {model_id}"):
+            return mlflow.MlflowClient().get_logged_model(model_id).tags.get(tag)
     except ModelVersionMissingError:
         return None  # the version has outlived the logged model
 

@@ -150,7 +150,9 @@ def _run_for(name: str, version: str) -> str:
         except ModelVersionMissingError:
             run_id = None  # deleted for good: the version has outlived its run
     with registry_errors(f"experiment {EXPERIMENT}"):
-        experiment = mlflow.set_experiment(EXPERIMENT)
-        run = client.create_run(experiment.experiment_id, run_name=f"attach {name} {version}")
+        # Not mlflow.set_experiment: that would change where the caller's own runs go.
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = client.create_experiment(EXPERIMENT) if experiment is None else experiment.experiment_id
+        run = client.create_run(experiment_id, run_name=f"attach {name} {version}")
         client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
