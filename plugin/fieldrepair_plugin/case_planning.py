@@ -15,6 +15,7 @@ from fieldrepair_plugin.hybrid import select_exemplars
 from fieldrepair_plugin.progress import Progress
 from fieldrepair_plugin.randomness import derive_seed
 from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.repair_run import prepare_run
 from fieldrepair_plugin.repairable import RepairableModel, TrainingSet
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_service.case_book import Case, CaseBook, NewTask, Purpose
@@ -64,8 +65,8 @@ class Planner:
     def plan(self, case: Case, progress: Progress) -> Case | None:
         """Choose the tasks of a case that has none, and store them all at once.
 
-        The plan's files are on disk before the tasks are in the case book, so tasks never lack their plan. Stopped
-        before that, the next start plans anew.
+        The plan is on disk and in the MLflow run before the tasks are in the case book, so tasks never lack their
+        plan. Stopped before that, the next start plans anew.
 
         Returns:
             The planned case; None if it still waits for field inputs.
@@ -124,6 +125,7 @@ class Planner:
         files = CaseFiles.of(self._settings.cases_dir, case)
         plan.save(files.plan)
         selection.save(files.selection)
+        prepare_run(self._book, case, (files.plan, files.selection))
         return self._book.plan_case(
             case.id,
             _tasks(plan, selection),

@@ -59,7 +59,7 @@ class CaseProgress:
             listener(event)
         finished_epoch = event.stage == "training"
         if finished_epoch:
-            self._epoch = {"epoch": event.done, "epochs": event.total, **event.metrics}
+            self._epoch = {**event.metrics, "epoch": event.done, "epochs": event.total}
         now = time.monotonic()
         if finished_epoch or now - self._told_at >= _TELL_SECONDS:
             self._told_at = now

@@ -22,7 +22,7 @@ from fieldrepair_plugin.hybrid import train
 from fieldrepair_plugin.interpolation import KeepReference, interpolate
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.registration import Candidate, Labelled, find_registered, register_candidate, set_candidate
-from fieldrepair_plugin.repair_run import RepairRun, repair_run
+from fieldrepair_plugin.repair_run import RepairRun, fetch_plan, repair_run
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.training import RepairResult
@@ -153,6 +153,7 @@ class Trainer:
         handover = load_handover(name, version, self._settings.handover_cache)
         champion = load_module(name, version).to(self._settings.repair_device)
         files = CaseFiles.of(self._settings.cases_dir, case)
+        fetch_plan(case, (files.plan, files.selection))
         plan, selection = Plan.load(files.plan), Selection.load(files.selection)
         places = {key: at for at, key in enumerate([*plan.pool, *plan.earlier])}
         labels: dict[int, int] = {}

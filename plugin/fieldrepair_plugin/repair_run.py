@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import mlflow
@@ -31,6 +32,7 @@ from fieldrepair_service.case_book import Case, CaseBook, Cursor
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "fieldrepair"
+ARTIFACT_FOLDER = "repair"
 _TAG_LIMIT = 500
 """Characters that MLflow takes in the tag of a run's input."""
 
@@ -47,7 +49,7 @@ class RepairRun:
         if event.stage != "training":
             return
         try:
-            self._log_metrics(event.metrics, step=event.done)
+            self._log_metrics({k: v for k, v in event.metrics.items() if k != "epoch"}, step=event.done)
         except RegistryError as error:
             logger.warning("epoch %d could not be logged to MLflow yet: %s", event.done, error)
 
@@ -97,7 +99,7 @@ class RepairRun:
     def log_files(self, folder: Path) -> None:
         """Everything in ``folder`` as artifacts under ``repair/``."""
         with registry_errors(f"artifacts of run {self.run_id}"):
-            self._client.log_artifacts(self.run_id, str(folder), "repair")
+            self._client.log_artifacts(self.run_id, str(folder), ARTIFACT_FOLDER)
 
     def _log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
         now = time.time_ns() // 1_000_000
@@ -117,31 +119,70 @@ class RepairRun:
             mlflow.log_input(dataset, context="repair", tags=fitting)
 
 
-@contextmanager
-def repair_run(book: CaseBook, case: Case, params: Mapping[str, object]) -> Generator[RepairRun]:
-    """The case's run, active inside the block: a worker that was stopped goes on in the one it began.
+def prepare_run(book: CaseBook, case: Case, plan_files: Sequence[Path]) -> str:
+    """Make the case's run when its tasks are chosen, with the plan in it: the labels will be worth nothing without it.
 
     Args:
         book: where the run's id is kept.
-        case: the case.
-        params: logged when the run is new.
+        case: the case, being planned.
+        plan_files: stored as artifacts under ``repair/``, where any worker finds them.
+
+    Returns:
+        The run's id.
 
     Raises:
         RegistryError: MLflow does not answer.
     """
+    client = mlflow.MlflowClient()
     run_id = _existing_run(case)
-    with registry_errors(f"experiment {EXPERIMENT}"):
-        mlflow.set_experiment(EXPERIMENT)
+    with registry_errors(f"run of case {case.id}"):
         if run_id is None:
+            experiment = mlflow.set_experiment(EXPERIMENT)
             tags = {"fieldrepair.case": str(case.id), CASE_KEY_TAG: case_key(case)}
-            run = mlflow.start_run(run_name=f"case-{case.id}", tags=tags)
+            run = client.create_run(experiment.experiment_id, run_name=f"case-{case.id}", tags=tags)
             run_id = str(run.info.run_id)
-            mlflow.log_params({name: str(value) for name, value in params.items()})
-            book.update_case(case.id, run_id=run_id)
-        else:
-            mlflow.start_run(run_id=run_id)
+        for path in plan_files:
+            client.log_artifact(run_id, str(path), ARTIFACT_FOLDER)
+        # It goes on when people have answered: minutes from now, or days.
+        client.update_run(run_id, status=RunStatus.to_string(RunStatus.SCHEDULED))
+    book.update_case(case.id, run_id=run_id)
+    return run_id
+
+
+def fetch_plan(case: Case, files: Sequence[Path]) -> None:
+    """Bring back plan files that are not on this machine: another worker made the plan, or the folder was lost.
+
+    Raises:
+        RegistryError: MLflow does not answer, or has not got them.
+    """
+    for path in files:
+        if path.exists() or case.run_id is None:
+            continue
+        with registry_errors(f"{path.name} of run {case.run_id}"), TemporaryDirectory(dir=path.parent) as scratch:
+            fetched = mlflow.MlflowClient().download_artifacts(case.run_id, f"{ARTIFACT_FOLDER}/{path.name}", scratch)
+            Path(fetched).replace(path)
+
+
+@contextmanager
+def repair_run(book: CaseBook, case: Case, params: Mapping[str, object]) -> Generator[RepairRun]:
+    """The case's run, active inside the block; a worker that was stopped goes on in it.
+
+    Args:
+        book: where a run's id is kept if the one made with the plan is gone.
+        case: the case.
+        params: logged once.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    run_id = _existing_run(case) or prepare_run(book, case, ())
+    with registry_errors(f"run {run_id}"):
+        run = mlflow.start_run(run_id=run_id)
     status = RunStatus.FAILED
     try:
+        with registry_errors(f"run {run_id}"):
+            if not run.data.params:
+                mlflow.log_params({name: str(value) for name, value in params.items()})
         yield RepairRun(run_id)
         status = RunStatus.FINISHED
     except (TrainingStopped, KeyboardInterrupt):

@@ -218,6 +218,7 @@ def run_worker(settings: WorkerSettings) -> None:
         log, book = stores
         with book:
             worker = Worker(settings, book, log, worker_id=worker_id, stop=stop)
+            logger.info("%s works the cases of %s", worker_id, book.url)
             if not settings.worker_once:
                 worker.run()
                 return

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import mlflow
 import numpy as np
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, pyfunc
 
 from examples.digits.clients import Client, Labeller
 from examples.digits.data import Part, RemountedScanner
@@ -110,7 +110,7 @@ def test_the_whole_loop(platform: Platform, scans: dict[str, Part], tmp_path: Pa
         assert still_running(pids) == set()
         assert not (tmp_path / "state" / "up.json").exists()
     finally:
-        print((tmp_path / "logs" / "up.log").read_text())
+        sys.stdout.write((tmp_path / "logs" / "up.log").read_text())  # shown if this fails
         running.stop()
 
 
@@ -154,6 +154,7 @@ def tell_the_story(running: FieldRepair, scans: dict[str, Part], folder: Path) -
     assert stored.version == version
     assert stored.tags["fieldrepair.parent_version"] == "1"
     run = MlflowClient().get_run(case["run_id"])
+    assert run.inputs is not None
     assert {item.dataset.name for item in run.inputs.dataset_inputs} == {"field-log-window", "labels"}
     artifacts = {item.path for item in MlflowClient().list_artifacts(case["run_id"], "repair")}
     assert {"repair/confusion_field.png", "repair/repaired.png", "repair/broken.png"} <= artifacts
@@ -181,7 +182,7 @@ def tell_the_story(running: FieldRepair, scans: dict[str, Part], folder: Path) -
 
     # What was registered loads by MLflow's own means.
     uri = f"models:/{MODEL}/{version}"
-    answers = mlflow.pyfunc.load_model(uri).predict(holdout.images[:3])
+    answers: Any = pyfunc.load_model(uri).predict(holdout.images[:3])
     assert np.asarray(answers).shape == (3, 10)
 
 

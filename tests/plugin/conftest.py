@@ -131,7 +131,9 @@ def registry_file(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:
-        mlflow.create_experiment("quadrants", artifact_location=str(folder / "artifacts"))
+        # Named here, so that their artifacts go into this folder and not into the one the tests run in.
+        for experiment in ("quadrants", "fieldrepair"):
+            mlflow.create_experiment(experiment, artifact_location=str(folder / "artifacts" / experiment))
         mlflow.set_experiment("quadrants")
         log_versions("quadrants", 2)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -78,7 +79,7 @@ def test_an_accepted_repair_is_a_version_that_can_be_repaired_again(
 
     client = MlflowClient()
     version = client.get_model_version_by_alias(field.name, "candidate")
-    assert version.version == "2"
+    assert str(version.version) == "2"
     expected = {"case": str(case_id), "event": "1", "parent_version": "1", "budget": "22", "labels_used": "22"}
     assert {f"fieldrepair.{name}": value for name, value in expected.items()}.items() <= version.tags.items()
     assert version.tags["fieldrepair.acceptance"] == "accepted"
@@ -127,6 +128,15 @@ def test_skipped_tasks_do_not_block_and_too_few_acceptance_labels_reject(
     assert case.reason == (
         "only 5 of 40 acceptance inputs were labelled, the others were skipped; need at least 10 to judge a repair"
     )
+
+
+def test_another_worker_can_take_over_a_planned_case(field: Field, worker_settings: WorkerSettings) -> None:
+    case_id = planned_case(field, worker_settings)
+    assert MlflowClient().get_run(field.book.case(case_id).run_id or "").info.status == "SCHEDULED"
+    shutil.rmtree(worker_settings.cases_dir)
+    field.answer(case_id)
+    case = work(field, worker_settings, case_id)
+    assert case.state is CaseState.ACCEPTED, case.reason
 
 
 def test_no_repair_found_is_a_result(field: Field, worker_settings: WorkerSettings) -> None:
@@ -195,6 +205,6 @@ def test_a_registered_version_is_found_after_a_crash(
     assert case.state is CaseState.ACCEPTED
     assert case.candidate_version == "2"
     versions = MlflowClient().search_model_versions(f"name = '{field.name}'")
-    assert sorted(version.version for version in versions) == ["1", "2"]
+    assert sorted(str(version.version) for version in versions) == ["1", "2"]
     assert sum(CASE_KEY_TAG in version.tags for version in versions) == 1
-    assert MlflowClient().get_model_version_by_alias(field.name, "candidate").version == "2"
+    assert str(MlflowClient().get_model_version_by_alias(field.name, "candidate").version) == "2"
