@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,7 +117,7 @@ class Platform:
             log=folder / "logs" / "mlflow.log",
             env={},
         )
-        wait_for("the MLflow server", lambda: _answers(f"{url}/health"), seconds=120, process=mlflow)
+        wait_for("the MLflow server", partial(_answers, f"{url}/health"), seconds=180, process=mlflow)
         return cls(url, mlflow, {"MLFLOW_TRACKING_URI": url}, folder)
 
     def start_fieldrepair(self, model_uri: str) -> FieldRepair:
@@ -141,9 +142,9 @@ class Platform:
         control = httpx.Client(
             base_url=found["control_url"], headers={"Authorization": f"Bearer {token}"}, timeout=30.0
         )
-        wait_for(
-            "the sidecar to be ready", lambda: _answers(f"{found['control_url']}/readyz"), seconds=120, process=process
-        )
+        # Predictions come first: the case book's API opens a moment after the sidecar is ready.
+        for path in ("/readyz", "/api/cases"):
+            wait_for(f"{path} of the sidecar", partial(_answers, path, control), seconds=120, process=process)
         return FieldRepair(process, found["traffic_url"], found["control_url"], control)
 
     def stop(self) -> None:
@@ -163,7 +164,8 @@ class FieldRepair:
     def get(self, path: str, **params: str | int) -> Any:
         """The JSON answer of the control port."""
         answer = self.control.get(path, params=params)
-        answer.raise_for_status()
+        if not answer.is_success:
+            raise DemoError(f"the control port answered {answer.status_code} to {answer.url}: {answer.text}")
         return answer.json()
 
     def stop(self) -> None:
@@ -172,9 +174,9 @@ class FieldRepair:
         self.process.stop()
 
 
-def _answers(url: str) -> bool | None:
+def _answers(url: str, http: httpx.Client | None = None) -> bool | None:
     """True when the address answers 200, None while it does not."""
     try:
-        return httpx.get(url, timeout=2.0).status_code == 200 or None
+        return (http or httpx).get(url, timeout=2.0).status_code == 200 or None
     except httpx.HTTPError:
         return None
