@@ -9,14 +9,15 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from fastapi.params import Depends
 
-from fieldrepair_service.api import case_router
-from fieldrepair_service.case_book import CaseBook, open_case_book
 from fieldrepair_service.errors import FieldRepairError, StoreUnavailable
-from fieldrepair_service.field_log import FieldLog
+
+if TYPE_CHECKING:
+    from fieldrepair_service.case_book import CaseBook
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,11 @@ class CaseApi:
         self._app.include_router(router, prefix="/api", dependencies=self._guard)
 
     def _open_stores(self) -> APIRouter:
+        # The SQL toolkit and the Delta reader take longer to import than all the rest. Predictions do not wait for it.
+        from fieldrepair_service.api import case_router
+        from fieldrepair_service.case_book import open_case_book
+        from fieldrepair_service.field_log import FieldLog
+
         if self._book is None:
             self._book = open_case_book(self._case_book_url)
         return case_router(self._book, FieldLog.open(self._field_log_uri))

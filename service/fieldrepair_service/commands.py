@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fieldrepair_service.lean import keep_pandas_out
 from fieldrepair_service.sidecar_settings import SidecarSettings
 
 
@@ -15,6 +16,7 @@ class SidecarCommand(SidecarSettings):
 
     def cli_cmd(self) -> None:
         """Run until SIGTERM or SIGINT, then finish what is in flight and write what is spooled."""
+        keep_pandas_out()
         from fieldrepair_service.sidecar import run_sidecar  # here, so that --help is quick
 
         run_sidecar(self)

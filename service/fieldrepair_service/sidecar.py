@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 ADDRESS_FILE = "sidecar.json"
 """File in the state folder that says where the sidecar listens: pid, traffic_url, control_url."""
 
-_SHIP_SECONDS = 5.0
-
 
 def run_sidecar(settings: SidecarSettings) -> None:
     """Run until SIGTERM or SIGINT.
@@ -47,7 +45,10 @@ def run_sidecar(settings: SidecarSettings) -> None:
     if settings.upstream is not None:
         normalise_upstream(settings.upstream)
     with _sole_user_of(settings.state_dir):
-        token = None if settings.control_auth == "off" else settings.resolve_control_token()
+        try:
+            token = None if settings.control_auth == "off" else settings.resolve_control_token()
+        except OSError as error:
+            raise ConfigurationError(f"the control token cannot be kept in {settings.state_dir}: {error}") from error
         with (
             _listen(settings.traffic_host, settings.traffic_port) as traffic,
             _listen(settings.control_host, settings.control_port) as control,
@@ -106,7 +107,7 @@ class _Sidecar:
         finally:
             await self._upstreams.close()
             await asyncio.to_thread(capture.close)
-            await asyncio.to_thread(self._shipper.stop, _SHIP_SECONDS + 1)
+            await asyncio.to_thread(self._shipper.stop, settings.ship_seconds + 1)
             control_server.stop()  # last, so that the numbers can be read to the end
             logger.info("stopped")
 
@@ -152,7 +153,7 @@ class _Sidecar:
             f"--flush-seconds={settings.flush_seconds}",
             f"--flush-exchanges={settings.flush_exchanges}",
             f"--compact-every={settings.compact_every}",
-            f"--grace={_SHIP_SECONDS}",
+            f"--grace={settings.ship_seconds}",
         ]
 
     def _restart_shipper(self) -> None:

@@ -80,7 +80,10 @@ class SidecarSettings(StoreSettings):
     MLflow: 5 s), or requests are sent into connections that are just being closed."""
 
     drain_seconds: float = Field(default=20.0, ge=0)
-    """On SIGTERM: how long requests in flight may take to finish. Shipping what is spooled gets 5 s more."""
+    """On SIGTERM: how long requests in flight may take to finish."""
+
+    ship_seconds: float = Field(default=5.0, ge=0)
+    """On SIGTERM, after that: how long shipping may take. What is left stays in the spool for the next start."""
 
     @model_validator(mode="after")
     def _auth_off_only_on_loopback(self) -> SidecarSettings:

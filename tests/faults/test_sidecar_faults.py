@@ -110,7 +110,7 @@ def test_what_cannot_be_shipped_at_the_end_is_shipped_later(
     sidecar: StartSidecar, tmp_path: Path, logged: Logged
 ) -> None:
     (tmp_path / "field_log").write_text("in the way")
-    running = sidecar()
+    running = sidecar(ship_seconds=0.5)
     for number in range(5):
         assert running.ask([[number, 0.5]]).status_code == 200
     assert running.stop() == 0
@@ -251,7 +251,9 @@ def test_huge_bodies_are_not_held(sidecar: StartSidecar) -> None:
         for _ in range(100):
             yield bytes(1 << 20)
 
-    assert httpx.post(f"{running.traffic_url}/invocations", content=pieces(), timeout=60).status_code == 200
+    length = {"content-length": str(100 << 20)}
+    answer = httpx.post(f"{running.traffic_url}/invocations", content=pieces(), headers=length, timeout=60)
+    assert answer.status_code == 200
     assert peak() - before < 40 << 20
     assert running.check_sums()["exchanges_dropped_total{body_too_large}"] == 1
 

@@ -18,7 +18,7 @@ from fieldrepair_service.errors import StoreError
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.rows import request_id
-from fieldrepair_service.shipper import Shipper
+from fieldrepair_service.shipping import Shipper
 from fieldrepair_service.spool import SETTLED, SPOOLED, Spool
 
 NOW_MS = 1_760_000_000_123

@@ -1,0 +1,168 @@
+"""Shipping: what is in the spool is decoded and appended to the field log, each exchange exactly once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from fieldrepair_service import drops
+from fieldrepair_service.errors import DecodeError, StoreError
+from fieldrepair_service.exchange import Exchange
+from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.protocols import DECODERS
+from fieldrepair_service.rows import to_rows
+from fieldrepair_service.spool import Spool, Spooled
+
+logger = logging.getLogger(__name__)
+
+_BATCH_BYTES = 64 << 20
+_LOOK_SECONDS = 0.1
+_LONGEST_PAUSE = 30.0
+_SUSPECT = "suspect"  # "SEQ TIMES": the exchange that a careful shipper is decoding, and how often one has begun to
+_MOST_ATTEMPTS = 2
+
+
+class Shipper:
+    """Moves exchanges from one spool to one field log, each exactly once."""
+
+    def __init__(self, spool: Spool, log: FieldLog) -> None:
+        self._spool = spool
+        self._log = log
+        self._warned: Counter[str] = Counter()
+
+    def ship(self, limit: int, *, careful: bool = False) -> int:
+        """Ship the next batch; how many exchanges it had.
+
+        Args:
+            limit: at most so many exchanges.
+            careful: note which exchange is being decoded, so that one that kills this process can be told. For after
+                a crash: it costs a commit each.
+
+        Raises:
+            StoreError: if the field log does not take it; then nothing has changed, and it can be tried again.
+            sqlite3.Error: if the spool cannot be read or changed.
+        """
+        batch = self._spool.read(-1, limit=limit, max_bytes=_BATCH_BYTES)
+        if not batch:
+            return 0
+        suspect = (self._spool.noted(_SUSPECT) or "") if careful else ""
+        tables: list[pa.Table] = []
+        counts: Counter[str] = Counter()
+        rejected: list[tuple[int, str, str]] = []
+        for each in batch:
+            item = self._look_out(each, suspect) if careful else each
+            table, counted, problem = self._decode(item)
+            counts += counted
+            if table is not None:
+                tables.append(table)
+            if problem:
+                rejected.append((item.seq, *problem))
+        if careful:
+            self._spool.note(_SUSPECT, None)
+        last = batch[-1].seq
+        if tables:
+            rows = pa.concat_tables(tables)
+            self._log.append(rows, writer=self._spool.writer, last_seq=last)
+        # A crash right here is the reason for (writer, last_seq): the next shipper comes by again, appends nothing,
+        # and counts what it would have counted, because decoding the same bytes gives the same rows.
+        self._spool.settle(last, counts, rejected)
+        return len(batch)
+
+    def _look_out(self, item: Spooled, suspect: str) -> Spooled:
+        """Note what is decoded next; what was noted twice before and is still here has killed this process twice."""
+        noted, _, times = suspect.partition(" ")
+        attempts = int(times) if noted == str(item.seq) else 0
+        if attempts >= _MOST_ATTEMPTS:
+            return Spooled(item.seq, None, drops.DECODER_CRASHED)
+        self._spool.note(_SUSPECT, f"{item.seq} {attempts + 1}")
+        return item
+
+    def _decode(self, item: Spooled) -> tuple[pa.Table | None, Counter[str], tuple[str, str] | None]:
+        """Rows of one exchange, what to count, and (reason, detail) if it is to be kept for a person to look at."""
+        if item.exchange is None:
+            reason = item.problem if item.problem == drops.DECODER_CRASHED else drops.CORRUPT
+            logger.error("exchange %d of the spool is set aside (%s): %s", item.seq, reason, item.problem)
+            return None, Counter({drops.EXCHANGE_DROPPED + reason: 1}), (reason, item.problem)
+        try:
+            return (*self._rows_of(item.seq, item.exchange), None)
+        except DecodeError as error:
+            self._warn(error)
+            return None, Counter({drops.EXCHANGE_DROPPED + error.reason: 1}), None
+
+    def _rows_of(self, seq: int, exchange: Exchange) -> tuple[pa.Table | None, Counter[str]]:
+        decoder = DECODERS.get(exchange.protocol)
+        if decoder is None:
+            raise DecodeError(f"no decoder for protocol {exchange.protocol!r}", reason=drops.UNKNOWN_PROTOCOL)
+        rows, left_out = to_rows(self._spool.writer, seq, exchange, decoder.decode(exchange))
+        counts = Counter({drops.ROW_DROPPED + reason: count for reason, count in left_out.items()})
+        counts[drops.ROWS_DECODED] = rows.num_rows + left_out.total()
+        counts[drops.ROWS_LOGGED] = rows.num_rows
+        if rows.num_rows:
+            counts[drops.EXCHANGES_LOGGED] = 1
+            return rows, counts
+        counts[drops.EXCHANGE_DROPPED + left_out.most_common(1)[0][0]] = 1
+        return None, counts
+
+    def _warn(self, error: DecodeError) -> None:
+        """Say what cannot be read, but not once per request: the 1st, 10th, 100th, ... of each reason."""
+        self._warned[error.reason] += 1
+        times = self._warned[error.reason]
+        if str(times).strip("0") == "1":
+            logger.warning("exchange not logged (%s, %d so far): %s", error.reason, times, error)
+
+
+@dataclass(frozen=True)
+class ShippingOptions:
+    """When to ship, and how much at once."""
+
+    field_log: str
+    flush_seconds: float = 1.0
+    flush_exchanges: int = 1000
+    compact_every: int = 500
+    grace: float = 5.0
+
+
+def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *, careful: bool = False) -> None:
+    """Ship what comes in until ``ended`` is set, and then for ``grace`` seconds what is still there.
+
+    Raises:
+        sqlite3.Error: if the spool cannot be read or changed.
+    """
+    log: FieldLog | None = None
+    shipper: Shipper | None = None
+    pause = 0.0
+    commits = 0
+    last_flush = time.monotonic()
+    deadline = float("inf")
+    while True:
+        if ended.is_set():
+            deadline = min(deadline, time.monotonic() + options.grace)
+        draining = deadline < float("inf")
+        waiting = spool.waiting()
+        due = time.monotonic() - last_flush >= options.flush_seconds or waiting >= options.flush_exchanges
+        if draining and (waiting == 0 or time.monotonic() > deadline):
+            return
+        if waiting and (due or draining or careful):
+            try:
+                if log is None or shipper is None:
+                    log = FieldLog.open(options.field_log)
+                    shipper = Shipper(spool, log)
+                shipper.ship(options.flush_exchanges, careful=careful)
+            except StoreError as error:
+                pause = min(max(2 * pause, 0.5), _LONGEST_PAUSE)
+                logger.error("%s; trying again in %.1f s", error, pause)  # noqa: TRY400 - explained
+                ended.wait(pause) if not draining else time.sleep(_LOOK_SECONDS)
+                continue
+            careful = False
+            pause = 0.0
+            commits += 1
+            last_flush = time.monotonic()
+            if options.compact_every and commits % options.compact_every == 0:
+                log.compact()
+        elif not draining:
+            ended.wait(min(_LOOK_SECONDS, options.flush_seconds))
