@@ -84,7 +84,6 @@ def prepare_handover(
     with _evaluating(module):
         if embedding_layer is None:
             embedding_layer = _last_linear(module, reference, input, device)
-            notes.append(f"the embedding is the input of layer {embedding_layer!r}, the nn.Linear that runs last")
         draft = HandOver(input, (), embedding_layer, "logits", reference, {})
         outputs = _run(ServedModel(module, draft, device=device), reference)
     names = _class_names(class_names, outputs.shape[1], reference)

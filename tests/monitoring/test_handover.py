@@ -163,6 +163,7 @@ class TestModelsThatCannotBeRepaired:
         with pytest.raises(UnsupportedModelError, match=r'"pt2".*cannot be trained.*serialization_format="pickle"'):
             load_module("exported", "1")
 
+    @pytest.mark.filterwarnings("ignore:Decorate your function:UserWarning")
     def test_another_flavour(self) -> None:
         def constant(model_input: list[str]) -> list[str]:
             return model_input
@@ -174,7 +175,9 @@ class TestModelsThatCannotBeRepaired:
         with pytest.raises(UnsupportedModelError, match=r"not a PyTorch model \(MLflow flavours: none\)"):
             load_module("constant", "1")
 
-    @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+    @pytest.mark.filterwarnings(
+        "ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning", "ignore:.torch.load.:UserWarning"
+    )
     def test_torchscript(self, network: nn.Module, digits: Digits) -> None:
         with mlflow.start_run():
             mlflow_pytorch.log_model(

@@ -153,7 +153,7 @@ class TestChecks:
         checked = prepare_handover(network, reference)
         assert checked.handover.input == SPEC
         assert any("CHW of 6 x 6 pixels" in note for note in checked.notes)
-        assert any("input of layer 'head'" in note for note in checked.notes)
+        assert checked.handover.embedding_layer == "head"
         assert prepare_handover(network, reference, input=SPEC, embedding_layer="head").notes == ()
 
     def test_accuracy_is_measured_per_world(self, network: Stripes, reference: Reference) -> None:
