@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) (about a minute; a few seconds where uv has the packages cached)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
 	@touch $(READY)
 
 demo: $(READY) ## the whole story on real data, in a few minutes (KEEP=1 leaves everything running)
