@@ -32,6 +32,8 @@ def _block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
 
 def train_network(part: Part, *, epochs: int = 40, seed: int = 0) -> nn.Sequential:
     """A network trained on ``part``, in evaluation mode."""
+    # Images of 8x8 pixels give several threads nothing to share: they would only wait for each other.
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     network = build_network()
     images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
