@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -182,7 +182,7 @@ def tell_the_story(running: FieldRepair, scans: dict[str, Part], folder: Path) -
 
     # What was registered loads by MLflow's own means.
     uri = f"models:/{MODEL}/{version}"
-    answers: Any = pyfunc.load_model(uri).predict(holdout.images[:3])
+    answers = cast(Any, pyfunc.load_model(uri)).predict(holdout.images[:3])
     assert np.asarray(answers).shape == (3, 10)
 
 

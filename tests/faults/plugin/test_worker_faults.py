@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from fieldrepair_plugin.processes import child_environment
+from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_plugin.worker import Worker
 from fieldrepair_service.case_book import Case, CaseState
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ SETTINGS = {
     "POOL_MINIMUM": 120,
     "ACCEPTANCE_SIZE": 40,
     "LABEL_FRACTION": 0.15,
-    "EPOCHS": 12,
+    "EPOCHS": 20,
     "MARGIN": 0.1,
     "CASE_POLL_SECONDS": 0.2,
     "LEASE_SECONDS": 5,
@@ -80,13 +83,16 @@ def worker(field: Field) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture
-def labelled_case(field: Field, worker: WorkerProcess) -> int:
+def labelled_case(field: Field) -> int:
     """A case whose labels are all in and whose training has not begun."""
     field.send(150)
     case_id = field.open_case()
-    worker.start()
-    worker.wait_for(case_id, lambda case: case.planned_ms is not None)
-    assert worker.end(signal.SIGTERM) == 0
+    settings = WorkerSettings(
+        state_dir=field.folder,
+        **{name.lower(): value for name, value in SETTINGS.items()},  # type: ignore[arg-type]
+    )
+    worker = Worker(settings, field.book, field.log, worker_id="planner", stop=threading.Event())
+    assert worker.round()
     field.answer(case_id)
     return case_id
 
@@ -125,7 +131,7 @@ def test_training_goes_on_where_it_was_stopped(
     assert "continuing the repair after epoch" in worker.log
     assert case.run_id == stopped.run_id
     # Every epoch is in the run once, whichever process trained it.
-    assert sorted(epochs_logged(case)) == list(range(1, 13))
+    assert sorted(epochs_logged(case)) == list(range(1, 21))
     assert MlflowClient().get_run(case.run_id or "").info.status == "FINISHED"
     assert len(MlflowClient().search_model_versions(f"name = '{field.name}'")) == 2
     assert len(field.book.labels(labelled_case, "repair")) == 22
