@@ -157,6 +157,7 @@ def _plot_windows(windows: Sequence[Mapping[str, Any]]) -> Figure:
     lower.set_ylabel("estimated\naccuracy, %")
     lower.set_ylim(0, 105)
     lower.set_xlabel("window of field inputs (red: unlike every known world)")
+    lower.xaxis.get_major_locator().set_params(integer=True)
     for axes in (upper, lower):
         _tidy(axes)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Story:
 
     def train_and_register(self, platform: Platform) -> None:
         """Train the network, log it with its hand-over, and make it the champion."""
-        with self._stage("network trained and registered"):
+        with self._stage("network trained and registered"), self._chatter_to_file():
             network = train_network(self.scans["train"])
             mlflow.set_tracking_uri(platform.mlflow_url)
             mlflow.set_experiment(MODEL)
@@ -222,6 +222,12 @@ class Story:
 
     def _serves(self, running: FieldRepair, version: str) -> bool | None:
         return str(running.get("/upstream")["active"]["model_version"]) == version or None
+
+    @contextmanager
+    def _chatter_to_file(self) -> Generator[None]:
+        """MLflow tells stderr what it registers; the story's own lines say it."""
+        with (self.folder / "logs" / "story.log").open("a") as log, redirect_stderr(log):
+            yield
 
     @contextmanager
     def _stage(self, name: str) -> Generator[None]:
