@@ -129,7 +129,9 @@ class Capture:
             return None
         self._offered_bytes += size
         waiting = _Waiting(exchange)
-        if self.sync:
+        if self.sync and self._trouble.reason:
+            self._late_sync += 1  # serving wins: nobody waits for a disk that is known not to take anything
+        elif self.sync:
             waiting.spooled = asyncio.get_running_loop().create_future()
         self._queue.append(waiting)
         if not self._wake.is_set():
@@ -144,8 +146,10 @@ class Capture:
     async def settled(self, spooled: asyncio.Future[bool]) -> None:
         """Wait until an offered exchange is on disk, or until waiting longer would be worse than losing it."""
         try:
-            await asyncio.wait_for(asyncio.shield(spooled), _SYNC_PATIENCE)
+            on_disk = await asyncio.wait_for(asyncio.shield(spooled), _SYNC_PATIENCE)
         except asyncio.TimeoutError:
+            on_disk = False
+        if not on_disk:
             self._late_sync += 1
 
     # From any thread.
@@ -213,8 +217,10 @@ class Capture:
             counts = self._unsaved()
             spool.write([waiting.exchange for waiting in group], counts)
         except sqlite3.Error as error:
+            damaged = self._in_trouble(error)
             self._release(group, on_disk=False)
-            self._in_trouble(error)
+            if damaged:
+                self._replace_if_damaged()
             return False
         if self._trouble.reason:
             logger.warning("the spool takes exchanges again after: %s", self._trouble.reason)
@@ -247,8 +253,6 @@ class Capture:
             waiting.spooled = None
         if not futures:
             return
-        if not on_disk:
-            self._late_sync += len(futures)
 
         def tell() -> None:
             for future in futures:
@@ -288,14 +292,14 @@ class Capture:
         self._saved.update({EXCHANGE_DROPPED + reason: count for reason, count in before.items()})
         self._seen = counters
 
-    def _in_trouble(self, error: Exception) -> None:
+    def _in_trouble(self, error: Exception) -> bool:
+        """Remember why the spool does not take anything; whether its file is broken."""
         damaged = isinstance(error, sqlite3.Error) and is_damage(error)
         reason = SPOOL_DAMAGED if damaged else DISK_FULL if _means_full(error) else SPOOL_ERROR
         if reason != self._trouble.reason:
             logger.error("the spool %s does not take exchanges (%s): %s", self._path, reason, error)
         self._trouble.met(reason)
-        if damaged:
-            self._replace_if_damaged()
+        return damaged
 
     def _replace_if_damaged(self) -> None:
         """Open the spool anew, which moves a damaged file aside. What waited in it then counts as dropped."""

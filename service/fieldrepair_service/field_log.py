@@ -367,8 +367,12 @@ def _column_names(columns: Sequence[str] | None, always: Sequence[str] = tuple(_
 
 
 def _read(file: _File, schema: pa.Schema, names: list[str], chosen: ds.Expression) -> pa.Table:
-    # Cast: depending on version and storage, deltalake reads strings and binaries back as views.
-    return file.fragment.to_table(schema=schema, columns=names, filter=chosen).cast(_schema_of(names))
+    try:
+        table = file.fragment.to_table(schema=schema, columns=names, filter=chosen)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"the field log's file {file.fragment.path} cannot be read: {error}") from error
+    # Depending on version and storage, strings and binaries are read back as views.
+    return table.cast(_schema_of(names))
 
 
 def _schema_of(names: list[str]) -> pa.Schema:

@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until standard input ends; the exit status."""
     given = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s shipper: %(message)s")
+    os.nice(10)  # where processors are short, predictions go first
     # A signal to the whole group is meant for the parent, which ends this process when it is time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -63,8 +63,10 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
         connection = await super().connect(req, traces, timeout)
         protocol = connection.protocol
-        connection_was_reused.set(protocol in self._used)
-        self._used.add(protocol)
+        reused = protocol in self._used
+        connection_was_reused.set(reused)
+        if not reused:
+            self._used.add(protocol)
         return connection
 
 

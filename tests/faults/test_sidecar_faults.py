@@ -237,9 +237,10 @@ def test_strange_inputs_are_served_and_counted(sidecar: StartSidecar) -> None:
         assert numbers[f"exchanges_dropped_total{{{reason}}}"] == list(strange.values()).count(reason)
 
 
-def test_huge_bodies_are_not_held(sidecar: StartSidecar) -> None:
+def test_huge_bodies_are_not_held(sidecar: StartSidecar, wait_until: WaitUntil) -> None:
     running = sidecar()
     running.ask([[1, 0.5]])
+    wait_until(lambda: httpx.get(f"{running.control_url}/api/cases").status_code == 200)  # all parts are loaded
 
     def peak() -> int:
         status = Path(f"/proc/{running.process.pid}/status").read_text()

@@ -130,13 +130,19 @@ async def test_in_sync_mode_an_offer_can_be_waited_for(start: Start, path: Path)
     assert capture.counts().late_sync == 0
 
 
-async def test_sync_mode_does_not_wait_for_a_broken_spool(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "blocked").write_text("")
-    capture = start(sync=True, where=tmp_path / "blocked" / "spool.db")
+async def test_sync_mode_does_not_wait_for_a_broken_spool(start: Start, path: Path) -> None:
+    capture = start(sync=True)
+    raw = sqlite3.connect(path)
+    raw.execute("ALTER TABLE exchanges RENAME TO elsewhere")
     spooled = capture.offer(make_exchange())
     assert spooled is not None
     await asyncio.wait_for(capture.settled(spooled), 30)
-    assert capture.counts().late_sync == 1
+    assert not spooled.result()
+    assert capture.offer(make_exchange()) is None  # the trouble is known by now: nobody needs to wait for it
+    assert capture.counts().late_sync == 2
+    raw.execute("ALTER TABLE elsewhere RENAME TO exchanges")
+    raw.close()
+    eventually(lambda: read_counters(path)[0].get(SPOOLED) == 2)
 
 
 async def test_sync_mode_does_not_wait_for_a_locked_spool(
