@@ -59,6 +59,7 @@ class Serving:
         self._refused: _Refused | None = None
         self._unsettled: tuple[str, str | None] | None = None
         self._restart_pause = _FIRST_RESTART_SECONDS
+        self._how = ""
         # When each recurring duty is due next, in the event loop's time.
         self._look_at = self._check_at = self._settle_at = self._restart_at = 0.0
 
@@ -73,7 +74,8 @@ class Serving:
         _, not_warmed = await self._servers.start_first(version)
         # The alias may have moved while nothing ran here; then this start was the promotion.
         self._unsettled = (version, None)
-        self._say_served(f"not warmed: {not_warmed}" if not_warmed else "warm")
+        self._how = f"not warmed: {not_warmed}" if not_warmed else "warm"
+        self._say_served(self._how)
         self._say_registry(version, "")
 
     async def run(self) -> None:
@@ -121,7 +123,8 @@ class Serving:
         self._refused = None
         self._unsettled = (version, switch.previous)
         self._settle_at = 0.0
-        self._say_served(_describe(switch))
+        self._how = _describe(switch)
+        self._say_served(self._how)
 
     async def _replace_dead_server(self) -> None:
         active = self._servers.active
@@ -171,7 +174,7 @@ class Serving:
             return
         self._unsettled = None
         if done:
-            self._say_served("; ".join(done))
+            self._say_served("; ".join([self._how, *done]))
 
     def _say_served(self, more: str) -> None:
         server = self._servers.active
