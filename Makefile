@@ -4,6 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 TESTS   ?= tests
+TEST_PROCESSES ?= 2
 # Real data sets for tests and benchmarks, where a machine has them; without them those tests say why they are skipped.
 FIELDREPAIR_DATA ?= $(abspath $(wildcard ../shared/data))
 export FIELDREPAIR_DATA
@@ -31,7 +32,7 @@ demo: $(READY) ## the whole story on real data, in a few minutes (KEEP=1 leaves 
 
 test: $(READY) system-packages ## run the tests (TESTS=tests/service for a part)
 	@echo "== tests (real data sets: $(or $(FIELDREPAIR_DATA),none; those tests are skipped))"
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
 check: $(READY) ## lint, format, types and import rules
 	@echo "== ruff"       && $(BIN)/ruff check . && $(BIN)/ruff format --check .
