@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fieldrepair_monitoring.errors import DetectorError
-
-if TYPE_CHECKING:
-    from fieldrepair_monitoring.mmd import PermutationMMD
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -58,13 +57,21 @@ class Detector(Protocol):
         ...
 
 
-class MmdDetector:
-    """Maximum mean discrepancy with a permutation test: alibi-detect's ``MMDDrift`` on PyTorch.
+class WindowTest(Protocol):
+    """A library's test of one window, behind a detector."""
 
-    The statistic is the unbiased estimate of MMD^2 (Gretton et al., 2012) under a Gaussian kernel whose bandwidth is
-    the median distance in the reference. Its null distribution comes from ``permutations`` random reassignments of
-    reference and window; the p-value counts the observed assignment too, ``(1 + count) / (1 + permutations)``, so it
-    is never 0 and the test is exact.
+    def score(self, x: FloatArray) -> tuple[float, float, float]:
+        """P-value, statistic and threshold for ``(m, d)`` window embeddings."""
+        ...
+
+
+class PermutationDetector(ABC):
+    """Maximum mean discrepancy with a permutation test; which library computes it is for the subclass to say.
+
+    The statistic is the unbiased estimate of MMD^2 (Gretton et al., 2012) under a Gaussian kernel whose bandwidth
+    follows from the median distance in the reference. Its null distribution comes from ``permutations`` random
+    reassignments of reference and window; the p-value counts the observed assignment too,
+    ``(1 + count) / (1 + permutations)``, so it is never 0 and the test is exact.
 
     Args:
         p_value: windows with a smaller p-value count as drifted.
@@ -77,7 +84,9 @@ class MmdDetector:
         DetectorError: too few permutations for this p-value.
     """
 
-    name = "mmd"
+    name: str
+    backend: str
+    """The module that imports the library. Slow: a detector imports it when it is fitted, not before."""
 
     def __init__(self, *, p_value: float = 0.005, permutations: int = 1000, seed: int = 0, device: str = "cpu") -> None:
         if p_value * (1 + permutations) <= 1:
@@ -89,31 +98,25 @@ class MmdDetector:
         self._permutations = permutations
         self._seed = seed
         self._device = device
-        self._test: PermutationMMD | None = None
+        self._test: WindowTest | None = None
         self._centre = np.zeros(0)
 
     def fit(self, reference: FloatArray) -> None:
         """Fix kernel bandwidth and reference; see :class:`Detector`."""
-        from fieldrepair_monitoring.mmd import PermutationMMD  # slow to import: alibi-detect
+        from fieldrepair_monitoring.permutations import median_bandwidth  # slow to import: torch
 
         _check("reference", reference, MIN_REFERENCE)
         # Distances do not change when everything moves, but float32 resolves them best around zero.
         centre = reference.mean(axis=0, dtype=np.float64)
         centred = (reference - centre).astype(np.float32)
-        test = PermutationMMD(
-            centred,
-            p_value=self._p_value,
-            permutations=self._permutations,
-            seed=self._seed,
-            device=self._device,
-        )
+        bandwidth = median_bandwidth(centred)
         spread = float(np.linalg.norm(centred, axis=1).mean())
-        if spread <= 1e-6 * float(np.abs(centre).max()) or test.bandwidth <= 1e-3 * spread:
+        if spread <= 1e-6 * float(np.abs(centre).max()) or bandwidth <= 1e-3 * spread:
             raise DetectorError(
                 f"more than half of the {len(reference)} reference embeddings are the same, so distances between them "
                 "say nothing; hand the model over with another embedding_layer"
             )
-        self._test, self._centre = test, centre
+        self._test, self._centre = self._window_test(centred, bandwidth), centre
 
     def score(self, window: FloatArray) -> DriftScore:
         """Permutation test of one window; see :class:`Detector`."""
@@ -122,13 +125,55 @@ class MmdDetector:
         _check("window", window, MIN_WINDOW)
         if window.shape[1] != len(self._centre):
             raise DetectorError(f"expected embeddings with {len(self._centre)} columns, got {window.shape[1]}")
-        data = self._test.predict((window - self._centre).astype(np.float32))["data"]
-        return DriftScore(
-            statistic=float(data["distance"]),
-            p_value=float(data["p_val"]),
-            threshold=float(data["distance_threshold"]),
-            drifted=bool(data["is_drift"]),
+        p_value, statistic, threshold = self._test.score((window - self._centre).astype(np.float32))
+        return DriftScore(statistic, p_value, threshold, drifted=p_value < self._p_value)
+
+    @abstractmethod
+    def _window_test(self, centred: FloatArray, bandwidth: float) -> WindowTest:
+        """The library's test against these reference embeddings."""
+
+
+class MmdDetector(PermutationDetector):
+    """MMD by alibi-detect's ``MMDDrift`` on PyTorch, which computes the same bandwidth itself."""
+
+    name = "mmd"
+    backend = "fieldrepair_monitoring.mmd"
+
+    def _window_test(self, centred: FloatArray, bandwidth: float) -> WindowTest:
+        from fieldrepair_monitoring.mmd import PermutationMMD
+
+        return PermutationMMD(
+            centred,
+            p_value=self._p_value,
+            permutations=self._permutations,
+            seed=self._seed,
+            device=self._device,
         )
+
+
+class FrourosMmdDetector(PermutationDetector):
+    """MMD by frouros' ``MMD`` on NumPy and SciPy: the permissively licensed one. Never imports alibi-detect."""
+
+    name = "frouros_mmd"
+    backend = "fieldrepair_monitoring.frouros_mmd"
+
+    def _window_test(self, centred: FloatArray, bandwidth: float) -> WindowTest:
+        from fieldrepair_monitoring.frouros_mmd import FrourosMMD
+
+        return FrourosMMD(
+            centred,
+            bandwidth=bandwidth,
+            p_value=self._p_value,
+            permutations=self._permutations,
+            seed=self._seed,
+            device=self._device,
+        )
+
+
+DETECTORS: Mapping[str, type[PermutationDetector]] = {
+    detector.name: detector for detector in (MmdDetector, FrourosMmdDetector)
+}
+"""What the setting ``detector`` chooses from."""
 
 
 def _check(what: str, rows: FloatArray, least: int) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 
 from fieldrepair_monitoring.alerts import Webhook, deliver
 from fieldrepair_monitoring.backoff import Backoff
+from fieldrepair_monitoring.detectors import DETECTORS
 from fieldrepair_monitoring.errors import RegistryError
 from fieldrepair_monitoring.metrics import MonitorMetrics, serve_metrics
 from fieldrepair_monitoring.settings import MonitorSettings
@@ -171,7 +172,8 @@ def run_monitor(settings: MonitorSettings) -> None:
     """
     import torch
 
-    import_module("fieldrepair_monitoring.mmd")  # takes seconds to load: now, not when the first window is there
+    # Takes seconds to load: now, not when the first window is there.
+    import_module(DETECTORS[settings.detector].backend)
     settings.use_registry()
     if settings.monitor_threads is not None:
         torch.set_num_threads(settings.monitor_threads)

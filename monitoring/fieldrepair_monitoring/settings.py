@@ -48,8 +48,9 @@ class MonitorSettings(RegistrySettings):
 
     window_size: int = Field(default=100, ge=10)
     """Field inputs that are judged together. Only full windows are judged."""
-    detector: Literal["mmd"] = "mmd"
-    """How windows are compared with the reference: maximum mean discrepancy with a permutation test."""
+    detector: Literal["mmd", "frouros_mmd"] = "mmd"
+    """How windows are compared with the reference: maximum mean discrepancy with a permutation test, computed by
+    alibi-detect (mmd; Business Source License 1.1) or by frouros (frouros_mmd; BSD-3-Clause)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
     """A window with a smaller p-value counts as drifted."""
     drift_permutations: int = Field(default=1000, ge=10)

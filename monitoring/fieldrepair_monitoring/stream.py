@@ -164,8 +164,9 @@ class Stream:
                 f"; estimated accuracy {shift.estimated_accuracy:.0%} against "
                 f"{self._watched.reference_accuracy:.0%} on the reference"
             )
+        detector = last.detector.replace("_", " ").upper()
         return (
-            f"{last.detector.upper()} {last.statistic:.4f} > {last.threshold:.4f}{p_value} in {len(shift.windows)} of "
+            f"{detector} {last.statistic:.4f} > {last.threshold:.4f}{p_value} in {len(shift.windows)} of "
             f"the last {self._confirmation.windows} windows of {last.size} field inputs{estimate}"
         )
 

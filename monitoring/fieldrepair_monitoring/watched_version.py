@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from fieldrepair_monitoring.detectors import MIN_REFERENCE, Detector, DriftScore, FloatArray, MmdDetector
+from fieldrepair_monitoring.detectors import DETECTORS, MIN_REFERENCE, Detector, DriftScore, FloatArray
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
 from fieldrepair_monitoring.reference import Inputs, Reference
@@ -117,7 +117,7 @@ class WatchedVersion:
                     MIN_REFERENCE,
                 )
                 continue
-            detector = MmdDetector(
+            detector = DETECTORS[settings.detector](
                 p_value=settings.drift_p_value,
                 permutations=settings.drift_permutations,
                 seed=settings.monitor_seed,

@@ -215,6 +215,21 @@ def test_the_detector_stands_on_held_out_inputs(
     assert fitted == [400, 200, 150]
 
 
+def test_a_change_of_detector_is_recorded_and_carries_on(
+    digits: Digits, field: FieldWriter, settings: MakeSettings, log: FieldLog, book: CaseBook
+) -> None:
+    field.write(digits.field_x[:150])
+    Monitor(settings(), log, book, MonitorMetrics()).round()
+    field.write(turned(digits.field_x[150:250]))
+    Monitor(settings(detector="frouros_mmd"), log, book, MonitorMetrics()).round()
+    windows = book.windows("digits", "1")
+    assert [window.detector for window in windows] == ["mmd"] * 3 + ["frouros_mmd"] * 2
+    [event] = book.events()
+    assert event.detector == "frouros_mmd"
+    assert event.p_value == pytest.approx(1 / 501)
+    assert event.summary.startswith(f"FROUROS MMD {event.statistic:.4f} > {event.threshold:.4f} (p = 0.002 < 0.005)")
+
+
 def test_a_monitor_that_starts_anew_for_every_window_decides_the_same(
     digits: Digits, field: FieldWriter, settings: MakeSettings, log: FieldLog, tmp_path: Path
 ) -> None:

@@ -1,0 +1,1 @@
+"""The part of frouros that fieldrepair uses."""

@@ -1,0 +1,6 @@
+import numpy as np
+import numpy.typing as npt
+
+def rbf_kernel(
+    x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], /, sigma: float = ...
+) -> npt.NDArray[np.float64]: ...
