@@ -24,7 +24,14 @@ from fieldrepair_monitoring.errors import (
     RegistryError,
     UnsupportedModelError,
 )
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module, read_handover
+from fieldrepair_monitoring.handover import (
+    HANDOVER_TAG,
+    HandOver,
+    ServedModel,
+    load_handover,
+    load_module,
+    read_handover,
+)
 from fieldrepair_service.inputs import ImageInput
 
 if TYPE_CHECKING:
@@ -137,7 +144,10 @@ def test_a_registry_that_does_not_answer_is_an_error_that_may_pass(monkeypatch: 
 
 
 def test_lost_artifacts_are_an_error_that_may_pass(registry: Registered, tmp_path: Path) -> None:
-    [folder] = {file.parent for file in registry.artifacts.rglob("handover.json")}
+    uri = mlflow.MlflowClient().get_model_version(registry.name, registry.version).tags[HANDOVER_TAG]
+    run_id, *inside = uri.removeprefix("runs:/").split("/")
+    # Other tests leave hand-overs of their own in this registry.
+    [folder] = registry.artifacts.rglob("/".join([run_id, "artifacts", *inside]))
     aside = tmp_path / "aside"
     shutil.move(folder, aside)
     try:
