@@ -47,12 +47,17 @@ bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmark
 	@$(BIN)/python -m benchmarks
 
 # Debian packages that some tests need. Installed when we are root; otherwise named, and those tests skip with the reason.
+# Of prometheus we need promtool alone; whether Debian manages to start its service does not matter.
 system-packages:
-	@test -d /usr/lib/postgresql || { \
+	@set --; \
+	test -d /usr/lib/postgresql || set -- "$$@" postgresql; \
+	command -v promtool >/dev/null || set -- "$$@" prometheus; \
+	test $$# = 0 || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "== installing the Debian package postgresql (case-book tests run on it too)"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
-	  else echo "note: the Debian package postgresql is not installed; tests on PostgreSQL are skipped"; fi; }
+	    echo "== installing Debian packages that some tests need: $$*"; \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@" >/dev/null; \
+	  else echo "note: these Debian packages are not installed, and the tests that need them are skipped: $$*"; fi; }
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build
