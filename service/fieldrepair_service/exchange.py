@@ -5,6 +5,9 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+UNKNOWN_MODEL = "unknown"
+"""Name and version of an upstream that was given none."""
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -32,6 +35,11 @@ class Exchange:
     answer_type: str
     answer_encoding: str
     answer_body: bytes
+    request_path: str = ""
+    """Path of the request as it was sent, which may name the model; empty in exchanges of an older spool."""
+    request_json_length: str = ""
+    """Inference-Header-Content-Length of the request; empty if it had none. So is the next one."""
+    answer_json_length: str = ""
 
     @property
     def size(self) -> int:
@@ -39,7 +47,7 @@ class Exchange:
         return len(self.request_body) + len(self.answer_body)
 
     def checksum(self) -> int:
-        """CRC-32 of everything above: tells a bad disk from a strange request."""
+        """CRC-32 of all fields: tells a bad disk from a strange request."""
         rest = (
             self.timestamp_ms,
             self.client_request_id,
@@ -54,5 +62,9 @@ class Exchange:
             self.answer_type,
             self.answer_encoding,
         )
+        # Older spools do not have these, and their checksums must stay true.
+        later = (self.request_path, self.request_json_length, self.answer_json_length)
+        if any(later):
+            rest = (*rest, *later)
         checksum = zlib.crc32(repr(rest).encode("utf-8", "surrogateescape"))
         return zlib.crc32(self.answer_body, zlib.crc32(self.request_body, checksum))

@@ -51,6 +51,11 @@ class _Traffic(Collector):
         yield _counter(
             "broken_answers", "Answers broken off because the model server broke them off.", stats.broken_answers
         )
+        yield _counter(
+            "undecoded_requests",
+            "Requests in none of the protocols that are logged; forwarded all the same.",
+            stats.undecoded,
+        )
         yield _histogram("request_seconds", "From a request's arrival to the end of its answer.", stats.request_seconds)
         yield _histogram("upstream_seconds", "The model server's share of that.", stats.upstream_seconds)
         yield _histogram("overhead_seconds", "The sidecar's share of that.", stats.overhead_seconds)

@@ -4,8 +4,9 @@ Target, headers (their order and repetitions, none added), body and status stay 
 header names come out in lower case, which HTTP does not tell apart; headers that belong to one connection stay on it;
 and a header value that is no UTF-8 loses those bytes on its way to the model server (aiohttp writes UTF-8).
 
-Everything on this path is paid for by every prediction, so there is nothing on it but forwarding: no routing, no
-decoding, no logging. What is to be logged is handed to :class:`~fieldrepair_service.capture.Capture` as bytes.
+Everything on this path is paid for by every prediction, so there is nothing on it but forwarding, and one look at the
+path: whether this is to be logged, and in which protocol. No decoding, no logging. What is to be logged is handed to
+:class:`~fieldrepair_service.capture.Capture` as bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fieldrepair_service.drops import (
     UPSTREAM_FAILED,
 )
 from fieldrepair_service.exchange import Exchange
+from fieldrepair_service.routes import MLFLOW, protocol_of
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import Upstream, Upstreams, connection_was_reused
 
@@ -36,8 +38,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 Headers = list[tuple[str, str]]
 
-SCORING_PATH = b"/invocations"
-_NOTED = frozenset((b"x-request-id", b"content-type", b"content-encoding"))
+_JSON_LENGTH = "Inference-Header-Content-Length"
+_JSON_LENGTH_RAW = _JSON_LENGTH.lower().encode()
+_NOTED = frozenset((b"x-request-id", b"content-type", b"content-encoding", _JSON_LENGTH_RAW))
 _UPSTREAM_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 # Headers that speak about one connection, not about the message (RFC 9110, section 7.6.1). ``expect`` belongs here
@@ -84,7 +87,7 @@ class Proxy:
 class _Forwarding:
     """One request on its way to the model server, and the answer on its way back."""
 
-    __slots__ = ("_answered", "_asked", "_proxy", "_receive", "_scope", "_scoring", "_send", "_started")
+    __slots__ = ("_answered", "_asked", "_protocol", "_proxy", "_receive", "_scope", "_send", "_started")
 
     def __init__(self, proxy: Proxy, scope: Message, receive: Receive, send: Send) -> None:
         self._started = perf_counter()
@@ -92,13 +95,15 @@ class _Forwarding:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._scoring = scope["raw_path"] == SCORING_PATH and scope["method"] == "POST"
+        self._protocol = protocol_of(scope["method"], scope["raw_path"])
+        if self._protocol is None:
+            proxy.stats.undecoded += 1
         self._asked: BodyRecord | None = None
         self._answered: BodyRecord | None = None
 
     async def answer_for_nobody(self) -> None:
         """There is no upstream yet."""
-        if self._scoring:
+        if self._protocol is not None:
             self._proxy.capture.drop(UPSTREAM_FAILED)
         await self._say(503, "NoUpstream", "no model server has been named yet; PUT /upstream on the control port")
 
@@ -109,7 +114,8 @@ class _Forwarding:
             await self._say(501, "UpgradeRefused", "this port forwards HTTP requests; it does not speak WebSocket")
             return
         proxy = self._proxy
-        if self._scoring and (proxy.sampling_fraction == 1.0 or random.random() < proxy.sampling_fraction):  # noqa: S311
+        scoring = self._protocol is not None
+        if scoring and (proxy.sampling_fraction == 1.0 or random.random() < proxy.sampling_fraction):  # noqa: S311
             self._asked = BodyRecord(proxy.max_logged_body)
             self._answered = BodyRecord(proxy.max_logged_body)
         client = Client(self._receive, self._asked)
@@ -123,7 +129,7 @@ class _Forwarding:
             self._observe(_CLIENT_GONE)
         finally:
             client.done()
-            if self._scoring and dropped is not None:
+            if scoring and dropped is not None:
                 proxy.capture.drop(dropped)
 
     async def _relay(self, upstream: Upstream, client: Client, headers: Headers, length: int | None) -> str | None:
@@ -185,12 +191,13 @@ class _Forwarding:
         """Whether a request that found its connection closed may be sent once more.
 
         A server closes idle connections, and a request can cross that on its way. aiohttp repeats GET and its like
-        by itself, but no POST, since a server may have acted on it before it broke off. Scoring is a pure function
-        of its input, so for it asking twice is harmless; only on a connection that had been idle, with the whole
-        body still at hand, and with no byte of an answer seen.
+        by itself, but no POST, since a server may have acted on it before it broke off. Scoring by MLflow is a pure
+        function of its input, so for it asking twice is harmless; only on a connection that had been idle, with the
+        whole body still at hand, and with no byte of an answer seen. The other protocols know sequences of requests
+        that a server keeps state for, so theirs are never repeated.
         """
         return (
-            self._scoring
+            self._protocol == MLFLOW
             and isinstance(body, bytes)
             and not isinstance(error, aiohttp.ClientConnectorError)
             and connection_was_reused.get()
@@ -212,7 +219,7 @@ class _Forwarding:
     ) -> tuple[str | None, asyncio.Future[bool] | None]:
         """Give a scoring exchange to capture: (why it is not logged, or None; what to wait for in sync mode)."""
         asked, answered = self._asked, self._answered
-        if not self._scoring:
+        if self._protocol is None:
             return None, None
         if asked is None or answered is None:
             return NOT_SAMPLED, None
@@ -227,7 +234,7 @@ class _Forwarding:
             client_request_id=None if client_request_id is None else client_request_id.decode("latin-1"),
             model_name=upstream.model_name,
             model_version=upstream.model_version,
-            protocol="mlflow",
+            protocol=self._protocol,
             status_code=answer.status,
             execution_time_ms=took * 1000,
             sampling_fraction=self._proxy.sampling_fraction,
@@ -237,6 +244,9 @@ class _Forwarding:
             answer_type=answer.headers.get("Content-Type", ""),
             answer_encoding=answer.headers.get("Content-Encoding", ""),
             answer_body=answered.body(),
+            request_path=self._scope["raw_path"].decode("latin-1"),
+            request_json_length=request.get(_JSON_LENGTH_RAW, b"").decode("latin-1"),
+            answer_json_length=answer.headers.get(_JSON_LENGTH, ""),
         )
         return None, self._proxy.capture.offer(exchange)
 

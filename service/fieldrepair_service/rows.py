@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fieldrepair_service.drops import NOT_FINITE, SCORES_NOT_FINITE
-from fieldrepair_service.exchange import Exchange
+from fieldrepair_service.exchange import UNKNOWN_MODEL, Exchange
 from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 from fieldrepair_service.protocols import DecodedExchange
 
@@ -46,8 +46,8 @@ def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange)
         "client_request_id": [exchange.client_request_id] * count,
         "timestamp_ms": [exchange.timestamp_ms] * count,
         "date": [day] * count,
-        "model_name": [exchange.model_name] * count,
-        "model_version": [exchange.model_version] * count,
+        "model_name": [_model(exchange.model_name, decoded.model_name)] * count,
+        "model_version": [_model(exchange.model_version, decoded.model_version)] * count,
         "protocol": [exchange.protocol] * count,
         "status_code": [exchange.status_code] * count,
         "execution_time_ms": [exchange.execution_time_ms] * count,
@@ -62,6 +62,15 @@ def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange)
         "confidence": _optional(None if predictions.confidence is None else predictions.confidence[at].tolist(), count),
     }
     return pa.Table.from_pydict(columns, schema=FIELD_LOG_SCHEMA), +dropped
+
+
+def _model(of_upstream: str, of_request: str) -> str:
+    """Name or version to log: the upstream's where it was given one, else what the request names.
+
+    Monitor and repair know a model by its name and version in the registry, which is what an upstream is given; a
+    path has the model server's own words for it.
+    """
+    return of_upstream if of_upstream != UNKNOWN_MODEL else of_request or UNKNOWN_MODEL
 
 
 def _finite_rows(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fieldrepair_service.exchange import UNKNOWN_MODEL
 from fieldrepair_service.settings import StoreSettings
 
 KIB = 1024
@@ -19,11 +20,12 @@ class SidecarSettings(StoreSettings):
     """URL of the model server to forward to, say http://127.0.0.1:5001. Without one, traffic is answered 503 until
     PUT /upstream on the control port names one."""
 
-    model_name: str = Field(default="unknown", min_length=1)
-    """Registered model that the upstream serves; goes into every row of the field log. PUT /upstream changes it."""
+    model_name: str = Field(default=UNKNOWN_MODEL, min_length=1)
+    """Registered model that the upstream serves; goes into every row of the field log. PUT /upstream changes it.
+    Without one, rows get the model that the request's path names, in protocols whose paths do."""
 
-    model_version: str = Field(default="unknown", min_length=1)
-    """Version of that model. PUT /upstream changes it."""
+    model_version: str = Field(default=UNKNOWN_MODEL, min_length=1)
+    """Version of that model. PUT /upstream changes it. Without one, the version that request or answer name."""
 
     traffic_host: str = "127.0.0.1"
     """Address to take prediction traffic on. Traffic is as open as the model server itself."""

@@ -27,7 +27,7 @@ SPOOLED = "spooled"
 SETTLED = "settled"
 """Counter: exchanges that were taken out again, logged or dropped."""
 
-_VERSION = 1
+_VERSION = 2
 _COLUMNS = [field.name for field in fields(Exchange)]
 _BUSY_SECONDS = 5.0
 # A power cut can undo the last commits, after the field log has already settled their numbers. Numbers are never used
@@ -47,11 +47,21 @@ PRAGMA user_version={_VERSION};
 """  # noqa: S608 - these statements are put together from column names of our own only
 _INSERT = f"INSERT INTO exchanges ({_FIELDS}) VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"  # noqa: S608
 _READ = f"SELECT seq, {_FIELDS} FROM exchanges WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
-_REJECT = f"INSERT OR REPLACE INTO rejected SELECT seq, ?, ?, {_FIELDS} FROM exchanges WHERE seq = ?"  # noqa: S608
+_REJECT = (
+    f"INSERT OR REPLACE INTO rejected (seq, reason, detail, {_FIELDS}) "  # noqa: S608
+    f"SELECT seq, ?, ?, {_FIELDS} FROM exchanges WHERE seq = ?"
+)
 _FORGET_OLD_REJECTED = (
     "DELETE FROM rejected WHERE seq IN (SELECT seq FROM rejected ORDER BY seq DESC LIMIT -1 OFFSET ?)"
 )
 _values_of = attrgetter(*_COLUMNS)
+# Version 1 was without these; what waits in such a spool gets the value that means "not known".
+_ADDED_IN_2 = ("request_path", "request_json_length", "answer_json_length")
+_UPGRADE_TO_2 = "".join(
+    f"ALTER TABLE {table} ADD COLUMN {column} DEFAULT '';"
+    for table in ("exchanges", "rejected")
+    for column in _ADDED_IN_2
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ class Spool:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA % uuid.uuid4().hex} COMMIT;")
+            elif version == 1:
+                connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE_TO_2} PRAGMA user_version=2; COMMIT;")
             _inspect(connection, thoroughly=check)
             connection.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'exchanges'", (_SEQ_GAP,))
             return cls(connection, _writer_of(connection))

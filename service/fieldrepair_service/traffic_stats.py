@@ -41,6 +41,7 @@ class TrafficStats:
     def __init__(self) -> None:
         self.requests: dict[int, int] = {}
         self.broken_answers = 0
+        self.undecoded = 0  # requests that speak none of the protocols that are decoded; forwarded, never logged
         self.request_seconds = Histogram()
         self.upstream_seconds = Histogram()
         self.overhead_seconds = Histogram()

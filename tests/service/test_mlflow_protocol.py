@@ -153,7 +153,7 @@ def test_compressed_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(zlib.compress(body), [1], encoding="deflate").inputs.shape == (1, 1)
     assert reason_of(body, [1], encoding="br") == drops.CONTENT_TYPE
     assert reason_of(body, [1], encoding="gzip") == drops.MALFORMED_REQUEST
-    monkeypatch.setattr("fieldrepair_service.protocols.mlflow._MOST_UNPACKED", 100)
+    monkeypatch.setattr("fieldrepair_service.protocols.bodies._MOST_UNPACKED", 100)
     assert reason_of(gzip.compress(bytes(10_000)), [1], encoding="gzip") == drops.TOO_LARGE_DECODED
 
 

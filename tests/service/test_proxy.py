@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -22,8 +23,11 @@ import uvloop
 
 from fieldrepair_service import drops
 from fieldrepair_service.capture import Capture, CaptureLimits
-from fieldrepair_service.exchange import Exchange
+from fieldrepair_service.exchange import UNKNOWN_MODEL, Exchange
+from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
+from fieldrepair_service.shipping import Shipper
 from fieldrepair_service.spool import SPOOLED, Spool, read_counters
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
@@ -139,6 +143,9 @@ class Traffic:
 
     def switch(self, url: str, version: str = "1") -> None:
         asyncio.run_coroutine_threadsafe(self.upstreams.switch(url, "fashion", version), self.loop).result(30)
+
+    def name_upstream(self, url: str, name: str, version: str) -> None:
+        asyncio.run_coroutine_threadsafe(self.upstreams.switch(url, name, version), self.loop).result(30)
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -469,10 +476,12 @@ def test_a_scoring_request_that_crosses_an_idle_close_is_sent_again(traffic: Tra
     assert len(traffic.spooled(2)) == 2
 
 
-def test_no_other_post_is_sent_twice(traffic: Traffic, upstream: RawUpstream) -> None:
+@pytest.mark.parametrize("path", ["/other", "/v2/models/digits/infer", "/predictions/digits"])
+def test_no_other_post_is_sent_twice(traffic: Traffic, upstream: RawUpstream, path: str) -> None:
+    """In the other protocols a server may keep state from request to request."""
     upstream.script = close_at_second_request
-    assert traffic.ask(path="/other")[0] == 200
-    assert traffic.ask(path="/other")[0] == 502
+    assert traffic.ask(path=path)[0] == 200
+    assert traffic.ask(path=path)[0] == 502
     assert len(upstream.seen) == 2
 
 
@@ -567,6 +576,62 @@ def test_in_sync_mode_an_answer_is_on_disk_before_it_is_whole(
         assert read_counters(traffic.spool)[0][SPOOLED] == count
     connection.close()
     assert traffic.capture.counts().late_sync == 0
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_requests_of_every_protocol_end_in_the_field_log(
+    start_traffic: StartTraffic, upstream: RawUpstream, tmp_path: Path, sync: bool
+) -> None:
+    """With what their decoders need of path and headers, under the model they name where the upstream has no name."""
+    traffic = start_traffic(None, sync=sync)
+    traffic.name_upstream(upstream.url, UNKNOWN_MODEL, UNKNOWN_MODEL)
+    v2_head = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]}'
+    v2_answer = (
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]}'
+    )
+    asked, scores = struct.pack("<2f", 1.5, 2.5), struct.pack("<2f", 0.25, 0.75)
+    length = b"Inference-Header-Content-Length: %d" % len(v2_answer)
+    json_type = b"content-type: application/json"
+    replies = {
+        "/v2/models/digits/versions/7/infer": answer(v2_answer + scores, b"200 OK", length),
+        "/predictions/digits/2.0": answer(b"[[0.25, 0.75]]", b"200 OK", json_type),
+        "/invocations": answer(SCORES, b"200 OK", json_type),
+    }
+    upstream.script = lambda seen: replies[seen.line.split()[1]]
+    as_json = {"Content-Type": "application/json"}
+    traffic.ask(path="/invocations")
+    traffic.ask(
+        path="/v2/models/digits/versions/7/infer",
+        body=v2_head + asked,
+        headers={"Inference-Header-Content-Length": str(len(v2_head)), "Content-Type": "application/octet-stream"},
+    )
+    traffic.ask(path="/predictions/digits/2.0", body=b"[[1.5, 2.5]]", headers=as_json)
+    exchanges = traffic.spooled(3)
+    assert [each.protocol for each in exchanges] == ["mlflow", "open_inference", "torchserve"]
+    assert [each.request_path for each in exchanges] == ["/invocations", *list(replies)[:2]]
+    spool, log = Spool.attach(traffic.spool), FieldLog.open(tmp_path / "field_log")
+    assert Shipper(spool, log).ship(10) == 3
+    spool.close()
+    rows = log.read_after({}, limit=10)
+    assert rows.inputs().tolist() == [[1.5, 2.5]] * 3
+    assert rows.scores().tolist() == [[0.25, 0.75]] * 3
+    assert [(row["protocol"], row["model_name"], row["model_version"]) for row in rows.to_table().to_pylist()] == [
+        ("mlflow", UNKNOWN_MODEL, UNKNOWN_MODEL),
+        ("open_inference", "digits", "7"),
+        ("torchserve", "digits", "2.0"),
+    ]
+    assert traffic.stats.undecoded == 0
+
+
+def test_requests_in_no_known_protocol_are_passed_on_and_counted(traffic: Traffic, upstream: RawUpstream) -> None:
+    for method, path in (("POST", "/v2/models/digits/generate"), ("GET", "/v2/models/digits/infer"), ("GET", "/ping")):
+        status, _, body = traffic.ask(method, path, None)
+        assert (status, body) == (200, SCORES)
+    traffic.ask()
+    registry = create_registry(traffic.stats, traffic.capture, traffic.upstreams, traffic.spool, lambda: 1)
+    assert registry.get_sample_value("fieldrepair_undecoded_requests_total") == 3
+    assert len(traffic.spooled(1)) == 1
+    assert traffic.capture.counts().accepted == 1
 
 
 # -- the swap ----------------------------------------------------------------------------------------------------

@@ -185,3 +185,59 @@ def test_only_the_latest_rejected_are_kept(path: Path, monkeypatch: pytest.Monke
     assert [row[0] for row in raw.execute("SELECT seq FROM rejected ORDER BY seq")] == seqs[2:]
     raw.close()
     spool.close()
+
+
+# What version 1 wrote, as its own code did: one exchange waits, one was rejected before.
+VERSION_1 = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE exchanges (seq INTEGER PRIMARY KEY AUTOINCREMENT, timestamp_ms, client_request_id, model_name,
+  model_version, protocol, status_code, execution_time_ms, sampling_fraction, request_type, request_encoding,
+  request_body, answer_type, answer_encoding, answer_body, checksum);
+CREATE TABLE rejected (seq INTEGER PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL, timestamp_ms,
+  client_request_id, model_name, model_version, protocol, status_code, execution_time_ms, sampling_fraction,
+  request_type, request_encoding, request_body, answer_type, answer_encoding, answer_body, checksum);
+INSERT INTO counters VALUES ('dropped', 2), ('spooled', 1);
+INSERT INTO exchanges VALUES (1048577, 1760000000123, 'client-1', 'fashion', '3', 'mlflow', 200, 1.25, 1.0,
+  'application/json', '', X'7B22696E70757473223A205B5B312E352C20322E305D5D7D', 'application/json', '',
+  X'7B2270726564696374696F6E73223A205B5B302E32352C20302E37355D5D7D', 3089121237);
+INSERT INTO meta VALUES ('writer', 'd677449e5dbe40ab9b43c0f84bb0828a');
+DELETE FROM sqlite_sequence;
+INSERT INTO sqlite_sequence VALUES ('exchanges', 1048577);
+PRAGMA user_version=1;
+"""
+
+
+def test_a_spool_of_version_1_is_shipped_on(path: Path) -> None:
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA journal_mode=WAL")
+    raw.executescript(VERSION_1)
+    raw.close()
+    later = make_exchange(protocol="open_inference", request_path="/v2/models/m/infer", request_json_length="12")
+    for _ in range(2):  # the second opening finds it upgraded
+        spool = Spool.open(path)
+        assert spool.writer == "d677449e5dbe40ab9b43c0f84bb0828a"
+        assert spool.counters() == {SPOOLED: 1, "dropped": 2}
+        spool.close()
+    spool = Spool.open(path)
+    spool.write([later], {})
+    old, new = spool.read(-1, limit=10, max_bytes=1 << 20)
+    assert old.exchange == make_exchange(client_request_id="client-1")
+    assert old.seq == 1048577
+    assert new.exchange == later
+    assert new.seq > old.seq
+    spool.settle(new.seq, {}, [(old.seq, "corrupt", ""), (new.seq, "corrupt", "")])
+    raw = sqlite3.connect(path)
+    kept = raw.execute("SELECT request_path, answer_body, checksum FROM rejected ORDER BY seq").fetchall()
+    assert kept == [("", b'{"predictions": [[0.25, 0.75]]}', 3089121237), (later.request_path, *kept[1][1:])]
+    assert kept[1][2] == later.checksum()
+    raw.close()
+    spool.close()
+    assert not list(path.parent.glob("spool.db.damaged-*"))
+
+
+@pytest.mark.parametrize("name", ["request_path", "request_json_length", "answer_json_length"])
+def test_the_checksum_covers_what_version_2_added(name: str) -> None:
+    changed = make_exchange(**{name: "1"})
+    assert changed.checksum() != make_exchange().checksum()
+    assert replace(changed, **{name: "2"}).checksum() != changed.checksum()  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
-"""Decoders by the name that an exchange carries. A new protocol is one module and one line here."""
+"""Decoders by the name that an exchange carries. A new protocol is a module, a line here, and its path in routes."""
 
 from fieldrepair_service.protocols.base import DecodedExchange, Decoder, Predictions
 from fieldrepair_service.protocols.mlflow import MlflowScoring
+from fieldrepair_service.protocols.open_inference import OpenInference
+from fieldrepair_service.protocols.torchserve import TorchServe
 
-DECODERS: dict[str, Decoder] = {decoder.name: decoder for decoder in (MlflowScoring(),)}
+DECODERS: dict[str, Decoder] = {decoder.name: decoder for decoder in (MlflowScoring(), OpenInference(), TorchServe())}
 
 __all__ = ["DECODERS", "DecodedExchange", "Decoder", "Predictions"]

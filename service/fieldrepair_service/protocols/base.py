@@ -32,6 +32,10 @@ class DecodedExchange:
     inputs: npt.NDArray[np.generic]
     """(n, *shape of one instance), n >= 1; numbers or booleans."""
     predictions: Predictions
+    model_name: str = ""
+    """The model that the request itself names; empty if its protocol has no place for that."""
+    model_version: str = ""
+    """The version that the request or its answer names; empty if neither does."""
 
 
 class Decoder(Protocol):
@@ -67,6 +71,29 @@ def read_scores(scores: npt.NDArray[np.float32]) -> Predictions:
         else:
             confidence = 1 / np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1)
     return Predictions(scores, predicted, np.clip(confidence, 0, 1).astype(np.float32))
+
+
+def read_outputs(outputs: npt.NDArray[np.generic]) -> Predictions:
+    """Classes, or scores, as the output of a model has them: one whole number per instance, or one row of scores.
+
+    Args:
+        outputs: (n,) or (n, classes), n >= 1; numbers or booleans.
+
+    Raises:
+        DecodeError: if it is neither.
+    """
+    whole = outputs.dtype.kind in "iub"
+    if whole and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
+        limits = np.iinfo(np.int32)
+        if int(outputs.max()) > limits.max or int(outputs.min()) < limits.min:
+            raise DecodeError("a predicted class is beyond 32 bits", reason=drops.OUTPUT_SHAPE)
+        return Predictions(None, outputs.reshape(-1).astype(np.int32), None)
+    if outputs.ndim == 1:
+        outputs = outputs.reshape(-1, 1)
+    if outputs.ndim != 2 or outputs.shape[1] == 0:
+        raise DecodeError(f"predictions of shape {outputs.shape} are not scores", reason=drops.OUTPUT_SHAPE)
+    with np.errstate(over="ignore"):  # what does not fit becomes an infinity, and is counted as such
+        return read_scores(outputs.astype(np.float32))
 
 
 def as_numbers(values: object, what: str) -> npt.NDArray[np.generic]:
