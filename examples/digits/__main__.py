@@ -38,7 +38,7 @@ def main() -> int:
     FOLDER.mkdir(parents=True)
     console = Console()
     try:
-        _run(console, keep=keep)
+        shortfalls = _run(console, keep=keep)
     except KeyboardInterrupt:
         console.print("\nStopped.")
         return 130
@@ -50,12 +50,21 @@ def main() -> int:
             raise
         console.print(f"\n[bold red]The demo failed:[/bold red] {error}\nLogs: {FOLDER / 'logs'}, {FOLDER / 'state'}")
         return 1
+    if shortfalls:
+        console.print("[bold red]The story ran, but not all of it came true:[/bold red]")
+        for sentence in shortfalls:
+            console.print(f"  {sentence}")
+        return 1
     console.print("[bold green]Done: the whole story came true.[/bold green]")
     return 0
 
 
-def _run(console: Console, *, keep: bool) -> None:
-    """Tell the story and write what it left; every process is stopped at the end, or at the first failure."""
+def _run(console: Console, *, keep: bool) -> list[str]:
+    """Tell the story and write what it left; every process is stopped at the end, or at the first failure.
+
+    Returns:
+        What did not come true.
+    """
     console.print("[bold]fieldrepair, the whole loop on 1,797 real scans of handwritten digits[/bold]")
     # Imported late: torch and mlflow take seconds, and whoever waits should know what for.
     from examples.digits.report import write_report
@@ -77,6 +86,7 @@ def _run(console: Console, *, keep: bool) -> None:
         if keep:
             processes.pop_all()
             _leave_running(console, running, platform)
+    return story.summary.shortfalls()
 
 
 def _print_result(

@@ -43,6 +43,24 @@ class Summary:
         """Write the numbers as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
+    def shortfalls(self) -> list[str]:
+        """What of the story did not come true; empty when all of it did."""
+        gain = 100 * (self.field_accuracy_after - self.field_accuracy_before)
+        loss = 100 * (self.reference_accuracy_before - self.reference_accuracy_after)
+        share = self.labels_for_repair / max(self.field_inputs, 1)
+        expected = {
+            f"field accuracy should rise by 15 points or more, it rose by {gain:.1f}": gain >= 15,
+            f"original accuracy should fall by 1 point at most, it fell by {loss:.1f}": loss <= 1,
+            f"the repair should ask for 5 % of the field inputs at most, it asked for {100 * share:.1f} %": share
+            <= 0.05,
+            f"the alert should come within 600 shifted inputs, it took {self.inputs_until_alert}": (
+                0 < self.inputs_until_alert <= 600
+            ),
+            f"there should be no false alert, there were {self.false_alerts}": self.false_alerts == 0,
+            f"no request should fail, {self.failed_requests} did": self.failed_requests == 0,
+        }
+        return [sentence for sentence, came_true in expected.items() if not came_true]
+
     def rows(self) -> list[tuple[str, str, str]]:
         """(what, before, after) for the table."""
 
