@@ -125,13 +125,26 @@ class SidecarProcess:
         return numbers
 
     def shipper_pid(self) -> int | None:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        """The shipper that runs now; None while there is none, between two of them."""
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            children = task / "children"
-            for pid in children.read_text().split():
-                if b"fieldrepair_service.shipper" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    return int(pid)
+            with suppress(OSError):  # threads and children come and go while we look
+                for pid in (task / "children").read_text().split():
+                    if b"fieldrepair_service.shipper" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        return int(pid)
         return None
+
+    def kill_shipper(self) -> None:
+        """Kill the shipper that runs now, or the next one that does."""
+        eventually(self._killed_a_shipper)
+
+    def _killed_a_shipper(self) -> bool:
+        pid = self.shipper_pid()
+        if pid is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+        return False
 
     def stop(self, seconds: float = 60) -> int:
         self.process.send_signal(signal.SIGTERM)

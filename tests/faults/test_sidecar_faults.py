@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import socket
@@ -69,15 +68,12 @@ def test_a_killed_sidecar_leaves_no_row_twice(
     assert missing <= set(sorted(clients.answered)[-len(missing) - 8 * len(clients.failed) - 400 :])
 
 
-def test_killed_shippers_cost_nothing(
-    sidecar: StartSidecar, load: MakeLoad, logged: Logged, wait_until: WaitUntil
-) -> None:
+def test_killed_shippers_cost_nothing(sidecar: StartSidecar, load: MakeLoad, logged: Logged) -> None:
     running = sidecar()
     with load(running) as clients:
         for round_ in range(4):
             clients.wait_for(80 * (round_ + 1))
-            wait_until(lambda: running.shipper_pid() is not None)
-            os.kill(running.shipper_pid(), signal.SIGKILL)
+            running.kill_shipper()
     assert not clients.failed
     numbers = running.check_sums()
     assert numbers["shipper_starts_total"] >= 2
