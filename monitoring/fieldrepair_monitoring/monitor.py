@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from types import FrameType
 
 from fieldrepair_monitoring.alerts import Webhook, deliver
 from fieldrepair_monitoring.backoff import Backoff
 from fieldrepair_monitoring.detectors import DETECTORS
 from fieldrepair_monitoring.errors import RegistryError
+from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals
 from fieldrepair_monitoring.metrics import MonitorMetrics, serve_metrics
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.stream import Stream
 from fieldrepair_monitoring.watched_version import WatchedVersion
-from fieldrepair_service.case_book import CaseBook, open_case_book
-from fieldrepair_service.errors import FieldRepairError, SchemaMismatch, StoreError
+from fieldrepair_service.case_book import CaseBook
+from fieldrepair_service.errors import FieldRepairError, StoreError
 from fieldrepair_service.field_log import FieldLog
 
 logger = logging.getLogger(__name__)
@@ -183,8 +182,8 @@ def run_monitor(settings: MonitorSettings) -> None:
         if settings.once
         else serve_metrics(metrics, settings.monitor_metrics_host, settings.monitor_metrics_port)
     )
-    with _stopped_by_signals() as stop, serving:
-        stores = _open_stores(settings, stop)
+    with stopped_by_signals("stopping after this window") as stop, serving:
+        stores = open_stores(settings, stop, poll_seconds=settings.poll_seconds, once=settings.once)
         if stores is None:
             return
         log, book = stores
@@ -199,34 +198,6 @@ def run_monitor(settings: MonitorSettings) -> None:
                     raise failure
 
 
-def _open_stores(settings: MonitorSettings, stop: threading.Event) -> tuple[FieldLog, CaseBook] | None:
-    """Field log and case book, waiting for them if they do not answer yet; None if stopped meanwhile."""
-    pause = Backoff(settings.poll_seconds, 60.0)
-    while not stop.is_set():
-        stores = _try_stores(settings)
-        if not isinstance(stores, Exception):
-            return stores
-        if settings.once:
-            raise stores
-        wait = pause.failed()
-        logger.warning("trying again in %.0f s: %s", wait, stores)
-        stop.wait(wait)
-    return None
-
-
-def _try_stores(settings: MonitorSettings) -> tuple[FieldLog, CaseBook] | StoreError:
-    """Both stores, or why one of them cannot be opened now."""
-    try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        return FieldLog.open(settings.field_log_uri), open_case_book(settings.case_book_url)
-    except SchemaMismatch:
-        raise  # no waiting mends that
-    except StoreError as error:
-        return error
-    except OSError as error:
-        return StoreError(f"{settings.state_dir} cannot be used: {error}")
-
-
 @contextmanager
 def _webhook(settings: MonitorSettings) -> Generator[Webhook | None]:
     if settings.alert_webhook_url is None:
@@ -239,24 +210,3 @@ def _webhook(settings: MonitorSettings) -> Generator[Webhook | None]:
         timeout_s=settings.alert_timeout_seconds,
     ) as webhook:
         yield webhook
-
-
-@contextmanager
-def _stopped_by_signals() -> Generator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as if nobody listened."""
-    stop = threading.Event()
-    previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-
-    def asked(number: int, _frame: FrameType | None) -> None:
-        logger.info("stopping after this window")
-        stop.set()
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    for number in (signal.SIGTERM, signal.SIGINT) if in_main_thread else ():
-        previous[number] = signal.signal(number, asked)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -14,17 +14,16 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
-import signal
 import threading
 import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from fieldrepair_monitoring.backoff import Backoff
 from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError
+from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals
 from fieldrepair_monitoring.registry import model_version
 from fieldrepair_plugin.case_lease import CaseLease
 from fieldrepair_plugin.case_planning import Planner, waiting_note
@@ -32,8 +31,8 @@ from fieldrepair_plugin.case_progress import CaseProgress, terminal_progress
 from fieldrepair_plugin.case_training import Trainer
 from fieldrepair_plugin.errors import AlreadyRunningError, CaseLeft, TrainingStopped
 from fieldrepair_plugin.settings import WorkerSettings
-from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState, open_case_book
-from fieldrepair_service.errors import Conflict, FieldRepairError, RowsNotFound, SchemaMismatch, StoreError
+from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState
+from fieldrepair_service.errors import Conflict, FieldRepairError, RowsNotFound, StoreError
 from fieldrepair_service.field_log import FieldLog
 
 logger = logging.getLogger(__name__)
@@ -211,8 +210,11 @@ def run_worker(settings: WorkerSettings) -> None:
     if settings.repair_threads is not None:
         torch.set_num_threads(settings.repair_threads)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with only_worker(settings.state_dir) as worker_id, _stopped_by_signals() as stop:
-        stores = _open_stores(settings, stop)
+    with (
+        only_worker(settings.state_dir) as worker_id,
+        stopped_by_signals("stopping; what is trained so far is kept") as stop,
+    ):
+        stores = open_stores(settings, stop, poll_seconds=settings.case_poll_seconds, once=settings.worker_once)
         if stores is None:
             return
         log, book = stores
@@ -245,48 +247,3 @@ def only_worker(state_dir: Path) -> Generator[str]:
         if not path.exists():
             path.write_text(f"worker-{uuid.uuid4().hex[:12]}", encoding="utf-8")
         yield path.read_text(encoding="utf-8").strip()
-
-
-def _open_stores(settings: WorkerSettings, stop: threading.Event) -> tuple[FieldLog, CaseBook] | None:
-    """Field log and case book, waiting for them if they do not answer yet; None if stopped meanwhile."""
-    pause = Backoff(settings.case_poll_seconds, 60.0)
-    while not stop.is_set():
-        stores = _try_to_open(settings)
-        if not isinstance(stores, StoreError):
-            return stores
-        if settings.worker_once:
-            raise stores
-        wait = pause.failed()
-        logger.warning("trying again in %.0f s: %s", wait, stores)
-        stop.wait(wait)
-    return None
-
-
-def _try_to_open(settings: WorkerSettings) -> tuple[FieldLog, CaseBook] | StoreError:
-    try:
-        return FieldLog.open(settings.field_log_uri), open_case_book(settings.case_book_url)
-    except SchemaMismatch:  # no waiting mends that
-        raise
-    except StoreError as error:
-        return error
-
-
-@contextmanager
-def _stopped_by_signals() -> Generator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as if nobody listened."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def asked(number: int, _frame: FrameType | None) -> None:
-        logger.info("stopping; what is trained so far is kept")
-        stop.set()
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    for number in before if in_main_thread else ():
-        signal.signal(number, asked)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items() if in_main_thread else ():
-            signal.signal(number, handler)
