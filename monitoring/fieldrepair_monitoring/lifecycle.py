@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 from fieldrepair_monitoring.backoff import Backoff
@@ -65,22 +66,35 @@ def _try_stores(settings: StoreSettings) -> tuple[FieldLog, CaseBook] | StoreErr
 def stopped_by_signals(farewell: str) -> Generator[threading.Event]:
     """An event that the first SIGTERM or SIGINT sets; a second one acts as if nobody listened.
 
+    The handler itself sets nothing: it runs in the main thread between any two steps of it, also while that thread
+    holds the lock inside the event it waits for, and setting the event would wait for that lock for ever. It leaves
+    the number in a queue, whose ``put`` may be interrupted by another, and a thread of its own does the rest.
+
     Args:
         farewell: logged at the first one.
     """
     stop = threading.Event()
+    asked: SimpleQueue[int | None] = SimpleQueue()
     previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
-    def asked(number: int, _frame: FrameType | None) -> None:
-        logger.info(farewell)
-        stop.set()
+    def handle(number: int, _frame: FrameType | None) -> None:
+        asked.put(number)
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+    def listen() -> None:
+        if asked.get() is not None:
+            stop.set()
+            logger.info(farewell)
+
+    listener = threading.Thread(target=listen, name="signals", daemon=True)
+    listener.start()
     in_main_thread = threading.current_thread() is threading.main_thread()
     for number in (signal.SIGTERM, signal.SIGINT) if in_main_thread else ():
-        previous[number] = signal.signal(number, asked)
+        previous[number] = signal.signal(number, handle)
     try:
         yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        asked.put(None)
+        listener.join()
