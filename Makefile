@@ -52,6 +52,7 @@ system-packages:
 	@set --; \
 	test -d /usr/lib/postgresql || set -- "$$@" postgresql; \
 	command -v promtool >/dev/null || set -- "$$@" prometheus; \
+	test -x /usr/bin/chromium || set -- "$$@" chromium; \
 	test $$# = 0 || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing Debian packages that some tests need: $$*"; \
