@@ -168,6 +168,31 @@ def judge(
     )
 
 
+def verdict_metrics(verdict: Verdict) -> dict[str, float]:
+    """The numbers of a verdict that people compare repairs by, as MLflow metrics; what does not exist is left out.
+
+    Returns:
+        ``field_accuracy_before``, ``field_accuracy_after``, ``reference_accuracy_before``,
+        ``reference_accuracy_after``, ``repair_rate`` (if the champion made a mistake), ``negative_flips``,
+        ``mcnemar_p``, ``reference_loss_bound``, ``classes_judged``, ``classes_failed``, ``accepted`` (1 or 0).
+    """
+    field, reference = verdict.field, verdict.reference
+    numbers: dict[str, float | None] = {
+        "field_accuracy_before": field.champion_accuracy.value,
+        "field_accuracy_after": field.candidate_accuracy.value,
+        "reference_accuracy_before": reference.champion_accuracy.value,
+        "reference_accuracy_after": reference.candidate_accuracy.value,
+        "repair_rate": None if verdict.repair_rate is None else verdict.repair_rate.value,
+        "negative_flips": float(verdict.negative_flips),
+        "mcnemar_p": verdict.p_value,
+        "reference_loss_bound": verdict.loss_bound,
+        "classes_judged": float(sum(one.judged for one in verdict.classes)),
+        "classes_failed": float(sum(one.judged and not one.passed for one in verdict.classes)),
+        "accepted": float(verdict.accepted),
+    }
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
 def confusion(answers: IntArray, labels: IntArray, classes: int) -> list[list[int]]:
     """Counts ``[true class][answered class]``."""
     cells = np.bincount(labels * classes + answers, minlength=classes * classes)

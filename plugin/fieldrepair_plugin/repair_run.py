@@ -21,7 +21,7 @@ from mlflow.entities import LifecycleStage, Metric, RunStatus
 
 from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError
 from fieldrepair_monitoring.registry import registry_errors
-from fieldrepair_plugin.acceptance import Verdict
+from fieldrepair_plugin.acceptance import Verdict, verdict_metrics
 from fieldrepair_plugin.errors import TrainingStopped
 from fieldrepair_plugin.progress import ProgressEvent
 from fieldrepair_plugin.registration import CASE_KEY_TAG, Labelled, case_key
@@ -79,22 +79,12 @@ class RepairRun:
 
     def log_verdict(self, verdict: Verdict, result: RepairResult) -> None:
         """The numbers that people compare repairs by."""
-        field, reference = verdict.field, verdict.reference
-        numbers: dict[str, float | None] = {
-            "field_accuracy_before": field.champion_accuracy.value,
-            "field_accuracy_after": field.candidate_accuracy.value,
-            "reference_accuracy_before": reference.champion_accuracy.value,
-            "reference_accuracy_after": reference.candidate_accuracy.value,
-            "repair_rate": None if verdict.repair_rate is None else verdict.repair_rate.value,
-            "negative_flips": float(verdict.negative_flips),
-            "mcnemar_p": verdict.p_value,
-            "reference_loss_bound": verdict.loss_bound,
-            "accepted": float(verdict.accepted),
+        training = {
             "kept_epoch": float(result.kept_epoch),
             "labels_used": float(result.labels_used),
             "labels_propagated": float(result.propagated),
         }
-        self._log_metrics({name: value for name, value in numbers.items() if value is not None}, step=0)
+        self._log_metrics({**verdict_metrics(verdict), **training}, step=0)
 
     def log_files(self, folder: Path) -> None:
         """Everything in ``folder`` as artifacts under ``repair/``."""
