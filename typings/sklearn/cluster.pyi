@@ -20,3 +20,10 @@ def kmeans_plusplus(
     *,
     random_state: int,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
+
+class KMeans:
+    labels_: npt.NDArray[np.int32]
+    cluster_centers_: npt.NDArray[np.float32]
+    def __init__(self, n_clusters: int = 8, *, n_init: int = 1, random_state: int | None = None) -> None: ...
+    def fit(self, X: npt.NDArray[np.floating[Any]]) -> KMeans: ...  # noqa: N803
+    def predict(self, X: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]: ...  # noqa: N803
