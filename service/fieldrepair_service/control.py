@@ -1,27 +1,26 @@
-"""The control port: health, metrics, which upstream is served, and the case API. Never on the request path."""
+"""The control port: health, metrics, which upstream is served, case API and console. Never on the request path."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import Depends, FastAPI, HTTPException, Response
+from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from fieldrepair_service.case_api import CaseApi
+from fieldrepair_service.console import create_console
+from fieldrepair_service.console.security import Security, approver, viewer
 from fieldrepair_service.http_errors import install_error_handlers
+from fieldrepair_service.stores import Stores
 from fieldrepair_service.upstream import Upstreams, UpstreamView
 
 T = TypeVar("T")
-
-_BEARER = HTTPBearer(auto_error=False)
 
 
 class UpstreamSpec(BaseModel):
@@ -56,9 +55,10 @@ def create_control_app(
     traffic_loop: asyncio.AbstractEventLoop,
     registry: CollectorRegistry,
     not_ready: Callable[[], str | None],
-    token: str | None,
+    security: Security,
     case_book_url: str | None = None,
     field_log_uri: str | None = None,
+    mlflow_ui_url: str | None = None,
 ) -> FastAPI:
     """The control app.
 
@@ -67,16 +67,16 @@ def create_control_app(
         traffic_loop: the event loop that ``upstreams`` belongs to.
         registry: what ``/metrics`` shows.
         not_ready: why ``/readyz`` should say no; None when it should say yes.
-        token: bearer token asked for everywhere but on /healthz, /readyz and /metrics; None asks for none.
-        case_book_url: where the case book is; None leaves out ``/api``.
-        field_log_uri: where the field log is; None leaves out ``/api``.
+        security: who gets in, everywhere but at /healthz, /readyz and /metrics, which are open.
+        case_book_url: where the case book is; None leaves out ``/api`` and the pages.
+        field_log_uri: where the field log is; None leaves out ``/api`` and the pages.
+        mlflow_ui_url: where people find the MLflow UI; None leaves out links to it.
     """
-    guard = [Depends(_bearer_check(token))]
-    cases = CaseApi(case_book_url, field_log_uri) if case_book_url and field_log_uri else None
+    stores = Stores(case_book_url, field_log_uri) if case_book_url and field_log_uri else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        async with cases.opened() if cases else nullcontext():
+        async with stores.opened(cases.mount) if stores and cases else nullcontext():
             yield
 
     app = FastAPI(title="fieldrepair sidecar", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -98,27 +98,23 @@ def create_control_app(
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/upstream", dependencies=guard)
+    @app.get("/upstream", dependencies=[Depends(viewer)])
     async def show_upstream() -> dict[str, Any]:
         active, draining = await traffic.run(upstreams.snapshot())
         return {"active": asdict(active) if active else None, "draining": [asdict(view) for view in draining]}
 
-    @app.put("/upstream", dependencies=guard)
+    @app.put("/upstream", dependencies=[Depends(approver)])
     async def switch_upstream(spec: UpstreamSpec) -> dict[str, Any]:
         view: UpstreamView = await traffic.run(upstreams.switch(spec.url, spec.model_name, spec.model_version))
         return asdict(view)
 
-    if cases:
-        cases.mount(app, guard)
+    create_console(
+        app,
+        security,
+        stores=stores,
+        upstreams=lambda: traffic.run(upstreams.snapshot()),
+        registry=registry,
+        mlflow_ui_url=mlflow_ui_url,
+    )
+    cases = CaseApi(app, stores) if stores else None
     return app
-
-
-def _bearer_check(token: str | None) -> Callable[..., Awaitable[None]]:
-    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        if token is None:
-            return
-        given = credentials.credentials if credentials is not None else ""
-        if not secrets.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "the control port needs its bearer token", headers={"www-authenticate": "Bearer"})
-
-    return check

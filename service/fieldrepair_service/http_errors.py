@@ -1,13 +1,18 @@
-"""The one place that says which error is which HTTP status. Every answer is ``{"error": class, "detail": message}``."""
+"""The one place that says which error is which HTTP status. Every answer is ``{"error": class, "detail": message}``.
+
+Where ``app.state.error_page`` is set, people get a page instead: it takes request, status, detail and headers, and
+gives None for those who want data.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
@@ -28,6 +33,10 @@ STATUS: dict[type[errors.FieldRepairError], int] = {
     errors.Conflict: 409,
 }
 """An error without an entry has that of its nearest ancestor."""
+
+
+ErrorPage = Callable[[Request, int, str, Mapping[str, str]], Response | None]
+"""Makes the page for an error: request, status, detail, headers; None for who wants data."""
 
 
 class ErrorBody(BaseModel):
@@ -65,11 +74,15 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _answer(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
+def _answer(request: Request, status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> Response:
+    page: ErrorPage | None = getattr(request.app.state, "error_page", None)
+    answer = page(request, status, body.detail, headers or {}) if page is not None else None
+    if answer is not None:
+        return answer
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
+def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.FieldRepairError)  # noqa: S101  (registered for these only)
     status = status_of(error)
     if status >= 500:
@@ -77,6 +90,7 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     name, detail = type(error).__name__, str(error)
     if isinstance(error, errors.AlreadyLabelled):
         return _answer(
+            request,
             status,
             AlreadyLabelledBody(
                 error=name,
@@ -86,29 +100,26 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
                 labeller=error.labeller,
             ),
         )
-    return _answer(status, ErrorBody(error=name, detail=detail))
+    return _answer(request, status, ErrorBody(error=name, detail=detail))
 
 
-def _invalid(request: Request, error: Exception) -> JSONResponse:
-    del request
+def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for these only)
     # What came in is not repeated: it may be huge, secret, or not even text.
     problems = [f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()]
     detail = "; ".join(problems).encode("utf-8", "replace").decode()
-    return _answer(422, ErrorBody(error="InvalidRequest", detail=detail))
+    return _answer(request, 422, ErrorBody(error="InvalidRequest", detail=detail))
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
-    del request
+def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  (registered for these only)
     name = HTTPStatus(error.status_code).phrase.title().replace(" ", "").replace("-", "")
     headers = dict(error.headers) if error.headers else None
-    return _answer(error.status_code, ErrorBody(error=name, detail=str(error.detail)), headers)
+    return _answer(request, error.status_code, ErrorBody(error=name, detail=str(error.detail)), headers)
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
+def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so the server logs it with its trace.
-    del request
     return _answer(
-        500, ErrorBody(error="InternalServerError", detail=f"unexpected {type(error).__name__}; see the log")
+        request, 500, ErrorBody(error="InternalServerError", detail=f"unexpected {type(error).__name__}; see the log")
     )

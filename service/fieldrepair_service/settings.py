@@ -49,23 +49,27 @@ class StoreSettings(BaseSettings):
         return self.case_book or f"sqlite:///{self.state_dir.absolute() / 'case_book.db'}"
 
     def resolve_control_token(self) -> str:
-        """The control port's token; made and stored at first use if none was given.
+        """The control port's token; made and stored at first use if none was given."""
+        return resolve_token(self.control_token, self.state_dir / "control-token")
 
-        The file is created exclusively with mode 0600, so two parts that start at once agree on one token.
-        """
-        if self.control_token is not None:
-            return self.control_token.get_secret_value()
-        self.state_dir.mkdir(parents=True, exist_ok=True)
-        path = self.state_dir / "control-token"
-        # Written to a private file first and linked into place: whoever reads the path never sees half a token.
-        draft = self.state_dir / f".control-token-{os.getpid()}-{secrets.token_hex(4)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_urlsafe(32))
-        try:
-            path.hardlink_to(draft)  # fails where another part was first; then its token counts
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-        return path.read_text().strip()
+
+def resolve_token(given: SecretStr | None, path: Path) -> str:
+    """A token: the one that was given, else the one in a file, which is made at first use.
+
+    The file is created exclusively with mode 0600, so two parts that start at once agree on one token.
+    """
+    if given is not None:
+        return given.get_secret_value()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written to a private file first and linked into place: whoever reads the path never sees half a token.
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secrets.token_urlsafe(32))
+    try:
+        path.hardlink_to(draft)  # fails where another part was first; then its token counts
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text().strip()

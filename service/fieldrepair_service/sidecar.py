@@ -19,11 +19,13 @@ import uvicorn
 import uvloop
 
 from fieldrepair_service.capture import Capture, CaptureLimits
+from fieldrepair_service.console.security import Security
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
+from fieldrepair_service.roles import Role
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.sidecar_settings import SidecarSettings
 from fieldrepair_service.traffic_stats import TrafficStats
@@ -46,22 +48,22 @@ def run_sidecar(settings: SidecarSettings) -> None:
         normalise_upstream(settings.upstream)
     with _sole_user_of(settings.state_dir):
         try:
-            token = None if settings.control_auth == "off" else settings.resolve_control_token()
+            tokens = settings.resolve_tokens()
         except OSError as error:
             raise ConfigurationError(f"the control token cannot be kept in {settings.state_dir}: {error}") from error
         with (
             _listen(settings.traffic_host, settings.traffic_port) as traffic,
             _listen(settings.control_host, settings.control_port) as control,
         ):
-            uvloop.run(_Sidecar(settings, token).run(traffic, control))
+            uvloop.run(_Sidecar(settings, tokens).run(traffic, control))
 
 
 class _Sidecar:
     """One run of the sidecar."""
 
-    def __init__(self, settings: SidecarSettings, token: str | None) -> None:
+    def __init__(self, settings: SidecarSettings, tokens: dict[Role, str] | None) -> None:
         self._settings = settings
-        self._token = token
+        self._tokens = tokens
         self._spool = settings.state_dir / "spool.db"
         self._stats = TrafficStats()
         self._upstreams = Upstreams(
@@ -88,7 +90,8 @@ class _Sidecar:
                 traffic_loop=asyncio.get_running_loop(),
                 registry=create_registry(self._stats, capture, self._upstreams, self._spool, self._shipper_starts),
                 not_ready=self._not_ready,
-                token=self._token,
+                security=Security(self._tokens, session_seconds=round(settings.session_hours * 3600)),
+                mlflow_ui_url=settings.mlflow_ui(),
                 case_book_url=settings.case_book_url,
                 field_log_uri=settings.field_log_uri,
             ),

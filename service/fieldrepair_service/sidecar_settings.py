@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from fieldrepair_service.exchange import UNKNOWN_MODEL
-from fieldrepair_service.settings import StoreSettings
+from fieldrepair_service.roles import Role
+from fieldrepair_service.settings import StoreSettings, resolve_token
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -42,6 +44,20 @@ class SidecarSettings(StoreSettings):
     control_auth: Literal["token", "off"] = "token"
     """Whether the control port asks for the bearer token. ``off`` is allowed on a loopback address only.
     /healthz, /readyz and /metrics are always open."""
+
+    labeller_token: SecretStr | None = Field(default=None, min_length=16)
+    """Token for people who label and look, but decide nothing. Default: generated once into
+    <state-dir>/labeller-token (mode 0600)."""
+
+    viewer_token: SecretStr | None = Field(default=None, min_length=16)
+    """Token for people who look. Default: generated once into <state-dir>/viewer-token (mode 0600)."""
+
+    session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
+    """How long a sign-in at the console lasts."""
+
+    mlflow_ui_url: str | None = None
+    """Where people find the MLflow UI, for links to runs and versions. Default: MLFLOW_TRACKING_URI if it is an http
+    address; else there are no links."""
 
     durability: Literal["async", "sync"] = "async"
     """async: answer first, spool within 50 ms. sync: spool, with fsync, before the last byte of the answer goes out."""
@@ -92,3 +108,18 @@ class SidecarSettings(StoreSettings):
         if self.control_auth == "off" and self.control_host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError(f"control_auth=off needs a loopback control_host, got {self.control_host}")
         return self
+
+    def resolve_tokens(self) -> dict[Role, str] | None:
+        """The control port's tokens, made and stored at first use where none was given; None if it asks for none."""
+        if self.control_auth == "off":
+            return None
+        return {
+            Role.VIEWER: resolve_token(self.viewer_token, self.state_dir / "viewer-token"),
+            Role.LABELLER: resolve_token(self.labeller_token, self.state_dir / "labeller-token"),
+            Role.APPROVER: self.resolve_control_token(),
+        }
+
+    def mlflow_ui(self) -> str | None:
+        """Address of the MLflow UI without a slash at its end, if it is known."""
+        url = self.mlflow_ui_url or os.environ.get("MLFLOW_TRACKING_URI", "")
+        return url.rstrip("/") if url.startswith(("http://", "https://")) else None

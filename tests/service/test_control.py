@@ -17,11 +17,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from fieldrepair_service.capture import Capture, CaptureLimits
+from fieldrepair_service.console.security import Security
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
 from fieldrepair_service.drops import NOT_SAMPLED
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.metrics import create_registry
+from fieldrepair_service.roles import Role
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams, normalise_upstream
 
@@ -60,7 +62,7 @@ def start(traffic_loop: asyncio.AbstractEventLoop) -> Generator[Start]:
             "traffic_loop": traffic_loop,
             "registry": CollectorRegistry(),
             "not_ready": lambda: None if upstreams.active else "no upstream has been named yet",
-            "token": TOKEN,
+            "security": Security({Role.APPROVER: TOKEN}),
             **options,
         }
         app: FastAPI = create_control_app(**settings)
@@ -143,13 +145,13 @@ def test_health_and_metrics_are_open(start: Start, path: str) -> None:
 
 
 def test_without_a_token_nothing_is_asked(start: Start) -> None:
-    assert start(token=None).get("/upstream").status_code == 200
+    assert start(security=Security(None)).get("/upstream").status_code == 200
 
 
 def test_the_case_api_comes_as_soon_as_its_stores_open(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fieldrepair_service.case_api._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("fieldrepair_service.stores._RETRY_SECONDS", 0.1)
     (tmp_path / "later").write_text("")  # a file where a folder is needed
     client = start(
         case_book_url=f"sqlite:///{tmp_path / 'later' / 'book.db'}", field_log_uri=str(tmp_path / "later" / "log")
