@@ -18,6 +18,7 @@ ROWS_LOGGED = "rows_logged"
 """Counter: rows in the field log."""
 
 # Counted before the spool, in memory first.
+EXCLUDED = "excluded"  # --log-include and --log-exclude leave its path out
 NOT_SAMPLED = "not_sampled"  # --sampling-fraction left it out
 BODY_TOO_LARGE = "body_too_large"  # a body over --max-logged-body
 UPSTREAM_ERROR_STATUS = "upstream_error_status"  # the model server answered with another status than 2xx
@@ -30,6 +31,7 @@ SPOOL_ERROR = "spool_error"
 SPOOL_DAMAGED = "spool_damaged"  # waited in a spool whose file broke
 
 CAPTURE_REASONS = (
+    EXCLUDED,
     NOT_SAMPLED,
     BODY_TOO_LARGE,
     UPSTREAM_ERROR_STATUS,
@@ -57,6 +59,8 @@ EMPTY = "empty"  # a batch without instances
 OUTPUTS_MISMATCH = "outputs_mismatch"  # not one prediction per instance
 OUTPUT_SHAPE = "output_shape"  # predictions that are neither classes nor one row of scores per instance
 TOO_LARGE_DECODED = "too_large_decoded"  # small on the wire, huge in memory
+REDACTOR_FAILED = "redactor_failed"  # the redactor raised, crashed, took too long or gave back what it must not
+REDACTED_AWAY = "redacted_away"  # the redactor said that the exchange is not to be logged
 
 SHIPPER_REASONS = (
     CORRUPT,
@@ -73,6 +77,8 @@ SHIPPER_REASONS = (
     OUTPUTS_MISMATCH,
     OUTPUT_SHAPE,
     TOO_LARGE_DECODED,
+    REDACTOR_FAILED,
+    REDACTED_AWAY,
 )
 
 # Of rows; an exchange all of whose rows are dropped is dropped for the same reason.

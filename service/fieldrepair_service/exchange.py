@@ -40,6 +40,13 @@ class Exchange:
     request_json_length: str = ""
     """Inference-Header-Content-Length of the request; empty if it had none. So is the next one."""
     answer_json_length: str = ""
+    headers: str = ""
+    """Header fields of the request that are kept, a JSON object of text by lower-case name; empty if there are none."""
+    trace_id: str = ""
+    """Trace that the request belongs to, by its traceparent; empty if it had none."""
+    redaction: str = ""
+    """Empty: the bodies are as they were sent. ``done``: they went through the redactor, and are in its form, see
+    :mod:`fieldrepair_service.redaction`. Anything else is the reason why there are no bodies to read."""
 
     @property
     def size(self) -> int:
@@ -64,7 +71,10 @@ class Exchange:
         )
         # Older spools do not have these, and their checksums must stay true.
         later = (self.request_path, self.request_json_length, self.answer_json_length)
-        if any(later):
+        latest = (self.headers, self.trace_id, self.redaction)
+        if any(latest):
+            rest = (*rest, *later, *latest)
+        elif any(later):
             rest = (*rest, *later)
         checksum = zlib.crc32(repr(rest).encode("utf-8", "surrogateescape"))
         return zlib.crc32(self.answer_body, zlib.crc32(self.request_body, checksum))

@@ -40,6 +40,9 @@ FIELD_LOG_SCHEMA = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),  # as the model server answered: logits or probabilities
         pa.field("predicted_class", pa.int32()),
         pa.field("confidence", pa.float32()),  # of predicted_class, in 0..1
+        # Tables made by fieldrepair 0.1 get these when they are opened; older rows have null in them.
+        pa.field("headers", pa.map_(pa.string(), pa.string())),  # chosen header fields of the request, lower case
+        pa.field("trace_id", pa.string()),  # of the request's traceparent (W3C), 32 hexadecimal digits
     ]
 )
 

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from fieldrepair_service.drops import NOT_FINITE, SCORES_NOT_FINITE
@@ -60,6 +61,8 @@ def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange)
             None if predictions.predicted_class is None else predictions.predicted_class[at].tolist(), count
         ),
         "confidence": _optional(None if predictions.confidence is None else predictions.confidence[at].tolist(), count),
+        "headers": [_headers(exchange.headers)] * count,
+        "trace_id": [exchange.trace_id or None] * count,
     }
     return pa.Table.from_pydict(columns, schema=FIELD_LOG_SCHEMA), +dropped
 
@@ -71,6 +74,10 @@ def _model(of_upstream: str, of_request: str) -> str:
     path has the model server's own words for it.
     """
     return of_upstream if of_upstream != UNKNOWN_MODEL else of_request or UNKNOWN_MODEL
+
+
+def _headers(kept: str) -> list[tuple[str, str]] | None:
+    return list(orjson.loads(kept).items()) if kept else None
 
 
 def _finite_rows(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ that at any time, and after any crash, ``spooled = settled + waiting`` holds exa
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 import uuid
@@ -27,7 +28,7 @@ SPOOLED = "spooled"
 SETTLED = "settled"
 """Counter: exchanges that were taken out again, logged or dropped."""
 
-_VERSION = 2
+_VERSION = 3
 _COLUMNS = [field.name for field in fields(Exchange)]
 _BUSY_SECONDS = 5.0
 # A power cut can undo the last commits, after the field log has already settled their numbers. Numbers are never used
@@ -55,13 +56,20 @@ _FORGET_OLD_REJECTED = (
     "DELETE FROM rejected WHERE seq IN (SELECT seq FROM rejected ORDER BY seq DESC LIMIT -1 OFFSET ?)"
 )
 _values_of = attrgetter(*_COLUMNS)
-# Version 1 was without these; what waits in such a spool gets the value that means "not known".
-_ADDED_IN_2 = ("request_path", "request_json_length", "answer_json_length")
-_UPGRADE_TO_2 = "".join(
-    f"ALTER TABLE {table} ADD COLUMN {column} DEFAULT '';"
-    for table in ("exchanges", "rejected")
-    for column in _ADDED_IN_2
-)
+# What each version added; what waits in an older spool gets the value that means "not known".
+_ADDED_IN = {
+    2: ("request_path", "request_json_length", "answer_json_length"),
+    3: ("headers", "trace_id", "redaction"),
+}
+
+
+def _upgrade_from(version: int) -> str:
+    """Statements that make a spool of an older version one of this."""
+    added = [name for since, names in _ADDED_IN.items() if since > version for name in names]
+    columns = [
+        f"ALTER TABLE {table} ADD COLUMN {name} DEFAULT '';" for table in ("exchanges", "rejected") for name in added
+    ]
+    return f"BEGIN IMMEDIATE; {''.join(columns)} PRAGMA user_version={_VERSION}; COMMIT;"
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ class Spool:
 
     @classmethod
     def _open(cls, path: Path, *, durable: bool, check: bool) -> Spool:
+        _make_private(path)
         connection = _connect(path)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -114,8 +123,8 @@ class Spool:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA % uuid.uuid4().hex} COMMIT;")
-            elif version == 1:
-                connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE_TO_2} PRAGMA user_version=2; COMMIT;")
+            elif 0 < version < _VERSION:
+                connection.executescript(_upgrade_from(version))
             _inspect(connection, thoroughly=check)
             connection.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'exchanges'", (_SEQ_GAP,))
             return cls(connection, _writer_of(connection))
@@ -264,6 +273,14 @@ def _connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Co
     # Without this, one damaged text would make every read that comes across it fail.
     connection.text_factory = _text
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Requests lie here as they were sent: for the owner's eyes only. SQLite gives its other files the same mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for each in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        if each.exists() and each.stat().st_mode & 0o077:
+            each.chmod(0o600)
 
 
 def _text(raw: bytes) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import Schema as DeltaSchema
 
 from fieldrepair_service.errors import InputError, RowsNotFound, StoreError
 from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, Cursor, FieldLog, FieldRows
@@ -258,3 +259,81 @@ def test_concurrent_threads_share_one_handle(log: FieldLog) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, "abcd"))
     assert log.count() == 24
+
+
+ADDED = ["headers", "trace_id"]
+
+
+def without_later_columns(table: pa.Table) -> pa.Table:
+    return table.drop_columns(ADDED)
+
+
+def test_a_table_of_an_older_version_gets_its_new_columns_and_keeps_its_rows(tmp_path: Path) -> None:
+    old = without_later_columns(make_rows("a", [1, 2]))
+    DeltaTable.create(tmp_path / "log", schema=old.schema, partition_by=["date"])
+    write_deltalake(
+        DeltaTable(tmp_path / "log"),
+        old,
+        mode="append",
+        commit_properties=CommitProperties(app_transactions=[Transaction("a", 2)]),
+    )
+    with ThreadPoolExecutor(4) as pool:  # several sidecars start on the new version at once
+        logs = list(pool.map(lambda _: FieldLog.open(tmp_path / "log"), range(4)))
+    rows = logs[0].read_after({}, limit=10)
+    assert rows.to_table().schema == FIELD_LOG_SCHEMA
+    assert without_later_columns(rows.to_table()).equals(old)
+    assert rows.to_table().column("headers").null_count == 4
+    assert not logs[1].append(make_rows("a", [1, 2]), writer="a", last_seq=2)
+    new = make_rows("a", [3]).to_pylist()
+    new[0] |= {"headers": [("x-tenant", "red")], "trace_id": "1" * 32}
+    assert logs[2].append(pa.Table.from_pylist(new, schema=FIELD_LOG_SCHEMA), writer="a", last_seq=3)
+    logs[3].compact()
+    table = logs[3].read_after({}, limit=10).to_table()
+    assert table.column("headers").to_pylist() == [None] * 4 + [[("x-tenant", "red")], None]
+    assert table.column("trace_id").to_pylist() == [None] * 4 + ["1" * 32, None]
+
+
+def test_a_table_of_a_later_version_still_takes_rows(tmp_path: Path) -> None:
+    FieldLog.open(tmp_path / "log")
+    later = DeltaSchema.from_arrow(pa.schema([pa.field("of_the_future", pa.string())]))
+    DeltaTable(tmp_path / "log").alter.add_columns(later.fields)
+    log = FieldLog.open(tmp_path / "log")
+    log.append(make_rows("a", [1]), writer="a", last_seq=1)
+    assert log.read_after({}, limit=9).to_table().equals(make_rows("a", [1]))
+
+
+def test_batches_are_bounded_and_chosen(log: FieldLog) -> None:
+    log.append(make_rows("a", range(1, 6)), writer="a", last_seq=5)
+    log.append(make_rows("b", range(1, 6), version="2", start_ms=START_MS + DAY_MS), writer="b", last_seq=5)
+    assert [piece.num_rows for piece in log.batches(batch_rows=4)] == [4, 4, 2, 4, 4, 2]
+    assert sum(piece.num_rows for piece in log.batches(model_version="2", columns=["seq"])) == 10
+    chosen = list(log.batches(since_ms=START_MS + 50, until_ms=START_MS + DAY_MS + 20, columns=["writer", "seq"]))
+    assert [tuple(row.values()) for piece in chosen for row in piece.to_pylist()] == [("a", 5)] * 2 + [("b", 1)] * 2
+    assert log.size_bytes() > 0
+    assert log.version >= 2
+
+
+def test_one_process_claims_a_round(tmp_path: Path) -> None:
+    logs = [FieldLog.open(tmp_path / "log") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(lambda log: log.claim("maintenance", 7), logs)) == 1
+    assert not logs[0].claim("maintenance", 7)
+    assert logs[0].claim("maintenance", 8)
+    assert logs[0].count() == 0
+
+
+def test_old_days_leave_the_log_and_cursors_stay_valid(log: FieldLog, tmp_path: Path) -> None:
+    for day in range(3):
+        seqs = range(10 * day, 10 * day + 3)
+        log.append(make_rows("a", seqs, start_ms=START_MS + day * DAY_MS), writer="a", last_seq=seqs[-1])
+    first = log.read_after({}, limit=2)
+    cursor = first.cursor_after({})
+    reader = FieldLog.open(tmp_path / "field_log")
+    oldest = datetime.fromtimestamp(START_MS / 1000, timezone.utc).date()
+    assert log.delete_before(oldest + timedelta(days=1)) == 6
+    assert log.vacuum(timedelta(0)) == 1
+    assert not any((tmp_path / "field_log" / f"date={oldest}").glob("*.parquet"))
+    rest = reader.read_after(cursor, limit=100)
+    assert [position[1] for position in positions(rest)] == [10, 10, 11, 11, 12, 12, 20, 20, 21, 21, 22, 22]
+    assert log.last_seq("a") == 22
+    assert not log.append(make_rows("a", [0, 1]), writer="a", last_seq=1)  # what is gone does not come back

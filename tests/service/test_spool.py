@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,3 +242,37 @@ def test_the_checksum_covers_what_version_2_added(name: str) -> None:
     changed = make_exchange(**{name: "1"})
     assert changed.checksum() != make_exchange().checksum()
     assert replace(changed, **{name: "2"}).checksum() != changed.checksum()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_waits_in_an_older_spool_is_read_with_a_true_checksum(path: Path, version: int) -> None:
+    gone = {1: ("request_path", "request_json_length", "answer_json_length"), 2: ()}[version]
+    exchange = make_exchange() if version == 1 else make_exchange(request_path="/invocations")
+    with closing(Spool.open(path)) as spool:
+        spool.write([exchange], {})
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("exchanges", "rejected"):
+            for column in (*gone, "headers", "trace_id", "redaction"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute(f"PRAGMA user_version={version}")
+        connection.commit()
+    with closing(Spool.open(path)) as spool:
+        assert [item.exchange for item in spool.read(-1, limit=9, max_bytes=1 << 20)] == [exchange]
+        kept = make_exchange(headers='{"x-tenant": "a"}', trace_id="0" * 32, redaction="done")
+        spool.write([kept], {})
+        assert spool.read(-1, limit=9, max_bytes=1 << 20)[1].exchange == kept
+
+
+@pytest.mark.parametrize("name", ["headers", "trace_id", "redaction"])
+def test_every_field_is_under_the_checksum(name: str) -> None:
+    assert make_exchange(**{name: "a"}).checksum() != make_exchange().checksum()
+    assert make_exchange(headers="a", trace_id="b").checksum() != make_exchange(headers="b", trace_id="a").checksum()
+
+
+def test_a_spool_is_for_its_owner_alone(path: Path) -> None:
+    path.touch(0o644)
+    path.chmod(0o644)
+    with closing(Spool.open(path)) as spool:
+        spool.write([make_exchange()], {})
+        for each in path.parent.iterdir():
+            assert each.stat().st_mode & 0o077 == 0, each

@@ -15,6 +15,15 @@ class Fragment:
         filter: Expression | None = ...,
         batch_size: int = ...,
     ) -> Table: ...
+    def to_batches(
+        self,
+        schema: Schema | None = ...,
+        columns: Sequence[str] | None = ...,
+        filter: Expression | None = ...,
+        batch_size: int = ...,
+        batch_readahead: int = ...,
+        use_threads: bool = ...,
+    ) -> Iterator[RecordBatch]: ...
     def count_rows(self, filter: Expression | None = ...) -> int: ...
 
 class FileFragment(Fragment):
