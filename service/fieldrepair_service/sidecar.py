@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO
 
 import uvicorn
 import uvloop
@@ -26,6 +21,7 @@ from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.roles import Role
+from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.sidecar_settings import SidecarSettings
 from fieldrepair_service.traffic_stats import TrafficStats
@@ -46,14 +42,14 @@ def run_sidecar(settings: SidecarSettings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if settings.upstream is not None:
         normalise_upstream(settings.upstream)
-    with _sole_user_of(settings.state_dir):
+    with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
         except OSError as error:
             raise ConfigurationError(f"the control token cannot be kept in {settings.state_dir}: {error}") from error
         with (
-            _listen(settings.traffic_host, settings.traffic_port) as traffic,
-            _listen(settings.control_host, settings.control_port) as control,
+            listen(settings.traffic_host, settings.traffic_port) as traffic,
+            listen(settings.control_host, settings.control_port) as control,
         ):
             uvloop.run(_Sidecar(settings, tokens).run(traffic, control))
 
@@ -129,7 +125,7 @@ class _Sidecar:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(self._settings.drain_seconds)),
         )
-        server = _TrafficServer(config)
+        server = TrafficServer(config)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -175,7 +171,7 @@ class _Sidecar:
 
     def _announce(self, traffic: socket.socket, control: socket.socket) -> None:
         """Say where we listen, in the log and in a file, for port 0 and for scripts."""
-        addresses = {"pid": os.getpid(), "traffic_url": _url(traffic), "control_url": _url(control)}
+        addresses = {"pid": os.getpid(), "traffic_url": url_of(traffic), "control_url": url_of(control)}
         logger.info("traffic on %s, control on %s", addresses["traffic_url"], addresses["control_url"])
         path = self._settings.state_dir / ADDRESS_FILE
         draft = path.with_name(f".{path.name}-{os.getpid()}")
@@ -186,52 +182,6 @@ class _Sidecar:
             logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving
 
 
-class _TrafficServer(uvicorn.Server):
-    """uvicorn without its signal handling, which ends the process before we have put everything away."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
 def _not_about_broken_answers(record: logging.LogRecord) -> bool:
     """uvicorn calls it an error when an answer is left without its end. Here that is on purpose, and counted."""
     return "returned without completing response" not in record.msg
-
-
-@contextmanager
-def _sole_user_of(state_dir: Path) -> Generator[None]:
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock: IO[bytes] = (state_dir / "sidecar.lock").open("ab")
-    except OSError as error:
-        raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(
-                f"another sidecar uses the state folder {state_dir}; give each its own --state-dir"
-            ) from error
-        yield
-
-
-@contextmanager
-def _listen(host: str, port: int) -> Generator[socket.socket]:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
-    with listener:
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError as error:
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
-        yield listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -69,6 +69,23 @@ class SidecarSettings(StoreSettings):
     """Largest request or answer body that is logged, in bytes. Larger ones are forwarded all the same, and counted as
     dropped."""
 
+    log_include: tuple[str, ...] = ()
+    """Patterns of paths, say /v2/models/digits/*: if there are any, only scoring requests whose path matches one are
+    logged. ``*`` stands for any characters, slashes too. What is left out is counted as ``excluded``."""
+
+    log_exclude: tuple[str, ...] = ()
+    """Patterns of paths of scoring requests that are not logged; these come before log_include."""
+
+    log_headers: tuple[str, ...] = ()
+    """Request header fields that are logged with every row, by name. No others are."""
+
+    redactor: str | None = None
+    """Name of an entry point in group ``fieldrepair.redactors`` that every exchange goes through before anything of it
+    is stored. What the redactor cannot deal with is not logged."""
+
+    redactor_timeout: float = Field(default=5.0, gt=0)
+    """Seconds a redactor may take for one exchange; then it is stopped, and the exchange is dropped."""
+
     queue_exchanges: int = Field(default=10_000, ge=1)
     """Exchanges that may wait in memory for the spool."""
 
@@ -86,6 +103,12 @@ class SidecarSettings(StoreSettings):
 
     compact_every: int = Field(default=500, ge=0)
     """Merge the field log's small files after so many writes of this sidecar; 0 leaves that to others."""
+
+    retention_days: int = Field(default=0, ge=0)
+    """Whole days after which rows leave the field log. 0 keeps them for ever."""
+
+    vacuum_hours: int = Field(default=24, ge=1)
+    """Hours for which files that no current row is in stay, for those who still read an older version of the table."""
 
     connect_timeout: float = Field(default=5.0, gt=0)
     """Seconds the upstream may take to accept a connection."""

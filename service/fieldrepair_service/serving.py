@@ -1,0 +1,72 @@
+"""What sidecar and mirror need to serve: a state folder of their own, bound sockets, uvicorn without its signals."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from fieldrepair_service.errors import ConfigurationError
+
+
+class TrafficServer(uvicorn.Server):
+    """uvicorn without its signal handling, which ends the process before we have put everything away."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals to us."""
+        yield
+
+
+@contextmanager
+def sole_user_of(state_dir: Path) -> Generator[None]:
+    """Hold the state folder, which is made if need be.
+
+    Raises:
+        ConfigurationError: if it cannot be used, or is in use.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock: IO[bytes] = (state_dir / "sidecar.lock").open("ab")
+    except OSError as error:
+        raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"another sidecar uses the state folder {state_dir}; give each its own --state-dir"
+            ) from error
+        yield
+
+
+@contextmanager
+def listen(host: str, port: int) -> Generator[socket.socket]:
+    """A socket bound to an address; port 0 is any that is free.
+
+    Raises:
+        ConfigurationError: if that cannot be.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
+        yield listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a socket can be reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
