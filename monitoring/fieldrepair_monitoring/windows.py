@@ -24,10 +24,22 @@ class FieldWindow:
     """Position just before its first row."""
     cursor_end: Cursor
     """Position just after its last row."""
-    first_timestamp_ms: int
-    last_timestamp_ms: int
+    keys: tuple[tuple[str, int], ...]
+    """``(request_id, row)`` of each field input."""
+    timestamps_ms: npt.NDArray[np.int64]
+    """``(size,)`` when each was asked for, by the clock of the sidecar that logged it. Not always ascending."""
     skipped: Counter[str] = field(default_factory=Counter[str])
     """Rows passed over on the way, by reason."""
+
+    @property
+    def first_timestamp_ms(self) -> int:
+        """When the earliest of them was asked for."""
+        return int(self.timestamps_ms.min())
+
+    @property
+    def last_timestamp_ms(self) -> int:
+        """When the latest of them was asked for."""
+        return int(self.timestamps_ms.max())
 
 
 @dataclass(frozen=True)
@@ -80,22 +92,28 @@ class WindowReader:
             return None
         position, seen = start, 0
         usable: list[Inputs] = []
+        keys: list[tuple[str, int]] = []
         times: list[int] = []
         skipped: Counter[str] = Counter()
         while len(usable) < self._size:
             rows = self._read(position, self._size - len(usable))
             if len(rows) == 0:
                 break
-            for instance, timestamp in zip(self._decode(rows), rows.timestamps_ms.tolist(), strict=True):
+            for instance, key, timestamp in zip(
+                self._decode(rows), rows.keys, rows.timestamps_ms.tolist(), strict=True
+            ):
                 if isinstance(instance, str):
                     skipped[instance] += 1
                 else:
                     usable.append(instance)
+                    keys.append(key)
                     times.append(timestamp)
             position, seen = rows.cursor_after(position), seen + len(rows)
         if len(usable) == self._size:
             self._least = self._size
-            return FieldWindow(np.stack(usable), start, position, min(times), max(times), skipped)
+            return FieldWindow(
+                np.stack(usable), start, position, tuple(keys), np.asarray(times, dtype=np.int64), skipped
+            )
         if usable:
             self._least = seen + self._size - len(usable)
             return None
@@ -118,7 +136,7 @@ class WindowReader:
             limit=limit,
             model_name=self._model_name,
             model_version=self._model_version,
-            columns=["input", "dtype", "shape"],
+            columns=["request_id", "input", "dtype", "shape"],
         )
 
     def _decode(self, rows: FieldRows) -> list[Inputs | str]:
