@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.operations import Operations
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from fieldrepair_service.case_book import open_case_book, schema
 from fieldrepair_service.case_book.database import Database, create_book_engine
-from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE, Base
+from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE
+from fieldrepair_service.case_book.task_models import Base
 from fieldrepair_service.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 
 
@@ -73,12 +75,12 @@ def test_opening_again_changes_nothing(case_book_url: str) -> None:
 def test_a_newer_book_is_refused(case_book_url: str) -> None:
     open_case_book(case_book_url).close()
     _write(case_book_url, f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
-    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0001'; run"):
+    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0002'; run"):
         open_case_book(case_book_url)
 
 
 def test_an_empty_book_is_refused_without_migration(case_book_url: str) -> None:
-    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0001'; open it once with"):
+    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0002'; open it once with"):
         open_case_book(case_book_url, migrate=False)
 
 
@@ -205,19 +207,68 @@ def test_sqlite_is_in_wal_mode_with_foreign_keys(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def _alembic(url: str, move: Callable[[Config], None]) -> None:
+    """Moves a book to a revision: what an older or newer fieldrepair would do."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    database = Database(_engine(url))
+    with database.connection() as connection:
+        config.attributes["connection"] = connection
+        move(config)
+    database.close()
+
+
 def test_downgrade_removes_every_table(case_book_url: str) -> None:
     """A revision that cannot be taken back cannot be tried out either."""
     open_case_book(case_book_url).close()
-    path = Path(schema.__file__).parent / "migrations" / "versions" / "0001_first.py"
-    spec = importlib.util.spec_from_file_location("first_revision", path)
-    assert spec is not None
-    assert spec.loader is not None
-    revision = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(revision)
-    database = Database(_engine(case_book_url))
-    with database.connection() as connection:
-        context = MigrationContext.configure(connection)
-        with Operations.context(context):
-            revision.downgrade()
-        assert inspect(connection).get_table_names() == [VERSION_TABLE]
-    database.close()
+    _alembic(case_book_url, lambda config: command.downgrade(config, "base"))
+    engine = _engine(case_book_url)
+    assert inspect(engine).get_table_names() == [VERSION_TABLE]
+    engine.dispose()
+
+
+_OLD_BOOK = (
+    "INSERT INTO fieldrepair_cases (id, model_name, model_version, state, reason, note, attempt, planned_ms, budget, "
+    "acceptance_size, cursor_start, class_names, input_spec, progress, created_ms, updated_ms) VALUES "
+    "(7, 'digits', '3', 'annotating', 'drift', 'waiting', 2, 5, 2, 1, '{}', '[\"cat\", \"dog\"]', '{}', '{}', 1, 2)",
+    "INSERT INTO fieldrepair_windows (id, model_name, model_version, window_index, first_timestamp_ms, "
+    "last_timestamp_ms, size, detector, statistic, threshold, drifted, cursor_start, recorded_ms) VALUES "
+    "(1, 'digits', '3', 0, 1, 2, 100, 'mmd', 0.5, 0.1, true, '{}', 3)",
+    "INSERT INTO fieldrepair_drift_events (id, case_id, opened_case, model_name, model_version, detector, statistic, "
+    "threshold, window_index, cursor_start, field_inputs_until_alert, summary, opened_ms) VALUES "
+    "(4, 7, true, 'digits', '3', 'mmd', 0.5, 0.1, 0, '{}', 100, 'differs', 3)",
+    'INSERT INTO fieldrepair_tasks (id, case_id, attempt, request_id, "row", purpose, rank, position, state, label, '
+    "decided_by, decided_ms) VALUES "
+    "(1, 7, 1, 'r1', 0, 'repair', 0, 0, 'labelled', 1, 'ann', 10), "
+    "(2, 7, 1, 'r2', 0, 'repair', 1, 1, 'skipped', NULL, 'fieldrepair', 11), "
+    "(3, 7, 2, 'r3', 0, 'repair', 0, 0, 'skipped', NULL, 'bob', 12), "
+    "(4, 7, 2, 'r4', 0, 'acceptance', 0, 1, 'open', NULL, NULL, NULL)",
+)
+
+
+def test_a_book_of_revision_0001_keeps_its_data(case_book_url: str) -> None:
+    _alembic(case_book_url, lambda config: command.upgrade(config, "0001"))
+    _write(case_book_url, *_OLD_BOOK)
+    with pytest.raises(SchemaMismatch, match=r"has schema '0001', this fieldrepair needs '0002'"):
+        open_case_book(case_book_url, migrate=False)
+    with open_case_book(case_book_url) as book:
+        window, event = book.windows("digits", "3")[0], book.event(4)
+        assert (window.statistic, window.scores, window.effect_size, window.labelled_count) == (0.5, None, None, None)
+        assert (event.summary, event.explanation, book.attachments(7), book.audit_trail()) == ("differs", None, [], [])
+        tasks = book.tasks(7)
+        assert [(task.state, task.label, task.decided_by, task.answers_wanted, task.reason) for task in tasks] == [
+            ("labelled", 1, "ann", 1, None),
+            ("skipped", None, "fieldrepair", 1, "retry"),
+            ("skipped", None, "bob", 1, "skip"),
+            ("open", None, None, 1, None),
+        ]
+        assert [(a.task_id, a.labeller, a.verdict, a.label, a.at_ms) for a in book.answers(7)] == [
+            (1, "ann", "label", 1, 10),
+            (3, "bob", "skip", None, 12),
+        ]
+        # And it works on: Bob takes his skip back, answers, and the ids go on where they were.
+        assert book.undo(3, "bob").state == "open"
+        assert book.submit(3, "dog", "bob").label == 1
+        task = book.next_task(7, "ann")
+        assert task is not None
+        assert task.id == 4

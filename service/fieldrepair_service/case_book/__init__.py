@@ -2,29 +2,49 @@
 
 from fieldrepair_service.case_book.book import CaseBook, open_case_book
 from fieldrepair_service.case_book.cases import CaseFields
+from fieldrepair_service.case_book.evidence import MAX_ATTACHMENT_BYTES
+from fieldrepair_service.case_book.labelling import LEASE_S
 from fieldrepair_service.case_book.outbox import DRIFT_EVENT_OPENED
 from fieldrepair_service.case_book.records import (
+    Attachment,
+    AttachmentInfo,
+    AuditEntry,
     Case,
     Checkpoint,
     Cursor,
     DriftEvent,
     HistoryEntry,
+    JsonObject,
     NewDriftEvent,
-    NewTask,
     Notification,
+    WindowRecord,
+)
+from fieldrepair_service.case_book.settling import GROUND_TRUTH
+from fieldrepair_service.case_book.states import LEGAL, OPEN_STATES, CaseState, Purpose, TaskState, Verdict
+from fieldrepair_service.case_book.task_records import (
+    Agreement,
+    Answer,
+    GroundTruth,
+    GroundTruthReceipt,
+    NewGroundTruth,
+    NewTask,
     PurposeCounts,
     Task,
     TaskCounts,
-    WindowRecord,
 )
-from fieldrepair_service.case_book.states import LEGAL, OPEN_STATES, CaseState, Purpose, TaskState
-from fieldrepair_service.case_book.tasks import LEASE_S
 
 __all__ = [
     "DRIFT_EVENT_OPENED",
+    "GROUND_TRUTH",
     "LEASE_S",
     "LEGAL",
+    "MAX_ATTACHMENT_BYTES",
     "OPEN_STATES",
+    "Agreement",
+    "Answer",
+    "Attachment",
+    "AttachmentInfo",
+    "AuditEntry",
     "Case",
     "CaseBook",
     "CaseFields",
@@ -32,8 +52,12 @@ __all__ = [
     "Checkpoint",
     "Cursor",
     "DriftEvent",
+    "GroundTruth",
+    "GroundTruthReceipt",
     "HistoryEntry",
+    "JsonObject",
     "NewDriftEvent",
+    "NewGroundTruth",
     "NewTask",
     "Notification",
     "Purpose",
@@ -41,6 +65,7 @@ __all__ = [
     "Task",
     "TaskCounts",
     "TaskState",
+    "Verdict",
     "WindowRecord",
     "open_case_book",
 ]

@@ -6,16 +6,20 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from fieldrepair_service.case_book.audit import Audit
 from fieldrepair_service.case_book.database import Clock, Database, create_book_engine, now_ms
+from fieldrepair_service.case_book.evidence import Evidence
+from fieldrepair_service.case_book.ground_truth import GroundTruths
+from fieldrepair_service.case_book.labelling import Labelling
 from fieldrepair_service.case_book.outbox import Outbox
 from fieldrepair_service.case_book.planning import Plans
 from fieldrepair_service.case_book.schema import bring_up_to_date
 from fieldrepair_service.case_book.streams import Streams
-from fieldrepair_service.case_book.tasks import Tasks
 
 
-class CaseBook(Streams, Outbox, Plans, Tasks):
-    """Everything small and transactional: windows and drift events, repair cases, labelling tasks, notifications.
+class CaseBook(Streams, Outbox, Plans, Labelling, Evidence, GroundTruths, Audit):
+    """Everything small and transactional: windows, drift events, repair cases, labelling tasks and their answers,
+    ground truth, attachments, notifications and the audit trail.
 
     Safe to share between threads; each process opens its own. Made by :func:`open_case_book`. A context manager
     that closes itself. Every method is one transaction, and raises ``StoreUnavailable`` when the database does

@@ -11,9 +11,10 @@ from typing_extensions import TypedDict, Unpack
 
 from fieldrepair_service.case_book import convert
 from fieldrepair_service.case_book.database import BookPart, retry_once
-from fieldrepair_service.case_book.models import CaseRow, DriftEventRow, HistoryRow, TaskRow
+from fieldrepair_service.case_book.models import CaseRow, DriftEventRow, HistoryRow
 from fieldrepair_service.case_book.records import Case, HistoryEntry
 from fieldrepair_service.case_book.states import OPEN_STATES, CaseState, TaskState, check_transition
+from fieldrepair_service.case_book.task_models import TaskRow
 from fieldrepair_service.errors import CaseAlreadyOpen, CaseNotAnnotating, InputError, NotInCaseBook
 
 
@@ -223,7 +224,7 @@ def _begin_attempt(session: Session, row: CaseRow, now: int) -> None:
     session.execute(
         update(TaskRow)
         .where(TaskRow.case_id == row.id, TaskRow.state == str(TaskState.OPEN))
-        .values(state=str(TaskState.SKIPPED), decided_by="fieldrepair", decided_ms=now, leased_to=None)
+        .values(state=str(TaskState.SKIPPED), decided_by="fieldrepair", decided_ms=now, leased_to=None, reason="retry")
     )
     row.attempt += 1
     row.planned_ms = row.budget = row.acceptance_size = row.pool_cursor = None

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import orjson
 
-from fieldrepair_service.case_book import models, records
-from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
+from fieldrepair_service.case_book import models, records, task_models, task_records
+from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState, Verdict
 from fieldrepair_service.errors import InputError
 
 
@@ -62,6 +62,12 @@ def to_window(row: models.WindowRow) -> records.WindowRecord:
         p_value=row.p_value,
         drifted=row.drifted,
         estimated_accuracy=row.estimated_accuracy,
+        accuracy_low=row.accuracy_low,
+        accuracy_high=row.accuracy_high,
+        labelled_accuracy=row.labelled_accuracy,
+        labelled_count=row.labelled_count,
+        effect_size=row.effect_size,
+        scores=row.scores,
         cursor_start=cursor_from_json(row.cursor_start),
     )
 
@@ -86,6 +92,7 @@ def to_event(row: models.DriftEventRow) -> records.DriftEvent:
         summary=row.summary,
         opened_ms=row.opened_ms,
         ended_ms=row.ended_ms,
+        explanation=row.explanation,
     )
 
 
@@ -145,9 +152,9 @@ def to_history(row: models.HistoryRow) -> records.HistoryEntry:
     )
 
 
-def to_task(row: models.TaskRow) -> records.Task:
+def to_task(row: task_models.TaskRow) -> task_records.Task:
     """One labelling task."""
-    return records.Task(
+    return task_records.Task(
         id=row.id,
         case_id=row.case_id,
         attempt=row.attempt,
@@ -163,4 +170,42 @@ def to_task(row: models.TaskRow) -> records.Task:
         decided_ms=row.decided_ms,
         leased_to=row.leased_to,
         leased_until_ms=row.leased_until_ms,
+        answers_wanted=row.answers_wanted,
+        reason=row.reason,
+    )
+
+
+def to_answer(row: task_models.AnswerRow) -> task_records.Answer:
+    """One labeller's answer."""
+    return task_records.Answer(
+        task_id=row.task_id,
+        labeller=row.labeller,
+        verdict=Verdict(row.verdict),
+        label=row.label,
+        source=row.source,
+        at_ms=row.at_ms,
+    )
+
+
+def to_ground_truth(row: task_models.GroundTruthRow) -> task_records.GroundTruth:
+    """One right answer from outside."""
+    return task_records.GroundTruth(
+        client_request_id=row.client_request_id,
+        row=row.row,
+        label=row.label,
+        source=row.source,
+        received_ms=row.received_ms,
+    )
+
+
+def to_audit_entry(row: models.AuditRow) -> records.AuditEntry:
+    """One entry of the audit trail."""
+    return records.AuditEntry(
+        id=row.id,
+        at_ms=row.at_ms,
+        actor=row.actor,
+        role=row.role,
+        action=row.action,
+        target=row.target,
+        detail=row.detail,
     )

@@ -1,10 +1,13 @@
-"""The case book's tables (SQLAlchemy). Nothing outside this package sees these objects.
+"""The case book's tables (SQLAlchemy), but for those about labels (:mod:`.task_models`).
 
+Nothing outside this package sees these objects.
 Table names carry the prefix ``fieldrepair_``, so that the book can share a PostgreSQL database with, say, MLflow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from enum import Enum
 from typing import ClassVar
 
 from sqlalchemy import (
@@ -14,6 +17,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -24,12 +28,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
-from fieldrepair_service.case_book.states import OPEN_STATES, CaseState, Purpose, TaskState
+from fieldrepair_service.case_book.states import OPEN_STATES, CaseState
 
 PREFIX = "fieldrepair_"
 VERSION_TABLE = f"{PREFIX}schema_version"
 
-_Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -39,7 +43,8 @@ _NAMING = {
 }
 
 
-def _one_of(words: type[CaseState] | type[TaskState] | type[Purpose] | frozenset[CaseState]) -> str:
+def one_of(words: Iterable[Enum]) -> str:
+    """These words as SQL writes a list."""
     return "(" + ", ".join(f"'{word}'" for word in sorted(str(word) for word in words)) + ")"
 
 
@@ -57,7 +62,7 @@ class CheckpointRow(Base):
 
     model_name: Mapped[str] = mapped_column(Text, primary_key=True)
     model_version: Mapped[str] = mapped_column(Text, primary_key=True)
-    cursor: Mapped[dict[str, list[int]]] = mapped_column(_Json)
+    cursor: Mapped[dict[str, list[int]]] = mapped_column(Json)
     next_window_index: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 
@@ -81,7 +86,13 @@ class WindowRow(Base):
     p_value: Mapped[float | None]
     drifted: Mapped[bool]
     estimated_accuracy: Mapped[float | None]
-    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(_Json)
+    accuracy_low: Mapped[float | None]
+    accuracy_high: Mapped[float | None]
+    labelled_accuracy: Mapped[float | None]
+    labelled_count: Mapped[int | None]
+    effect_size: Mapped[float | None]
+    scores: Mapped[dict[str, object] | None] = mapped_column(Json)
+    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(Json)
     recorded_ms: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -90,14 +101,14 @@ class CaseRow(Base):
 
     __tablename__ = f"{PREFIX}cases"
     __table_args__ = (
-        CheckConstraint(f"state IN {_one_of(CaseState)}", name="state"),
+        CheckConstraint(f"state IN {one_of(CaseState)}", name="state"),
         Index(
             "uq_fieldrepair_cases_at_work",
             "model_name",
             "model_version",
             unique=True,
-            sqlite_where=text(f"state IN {_one_of(OPEN_STATES)}"),
-            postgresql_where=text(f"state IN {_one_of(OPEN_STATES)}"),
+            sqlite_where=text(f"state IN {one_of(OPEN_STATES)}"),
+            postgresql_where=text(f"state IN {one_of(OPEN_STATES)}"),
         ),
     )
 
@@ -111,14 +122,14 @@ class CaseRow(Base):
     planned_ms: Mapped[int | None] = mapped_column(BigInteger)
     budget: Mapped[int | None]
     acceptance_size: Mapped[int | None]
-    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(_Json)
-    pool_cursor: Mapped[dict[str, list[int]] | None] = mapped_column(_Json)
-    class_names: Mapped[list[str]] = mapped_column(_Json)
-    input_spec: Mapped[dict[str, object]] = mapped_column(_Json)
-    progress: Mapped[dict[str, object]] = mapped_column(_Json)
+    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(Json)
+    pool_cursor: Mapped[dict[str, list[int]] | None] = mapped_column(Json)
+    class_names: Mapped[list[str]] = mapped_column(Json)
+    input_spec: Mapped[dict[str, object]] = mapped_column(Json)
+    progress: Mapped[dict[str, object]] = mapped_column(Json)
     run_id: Mapped[str | None] = mapped_column(Text)
     candidate_version: Mapped[str | None] = mapped_column(Text)
-    acceptance: Mapped[dict[str, object] | None] = mapped_column(_Json)
+    acceptance: Mapped[dict[str, object] | None] = mapped_column(Json)
     claimed_by: Mapped[str | None] = mapped_column(Text)
     claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)
     created_ms: Mapped[int] = mapped_column(BigInteger)
@@ -150,13 +161,14 @@ class DriftEventRow(Base):
     p_value: Mapped[float | None]
     threshold: Mapped[float]
     window_index: Mapped[int] = mapped_column(BigInteger)
-    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(_Json)
+    cursor_start: Mapped[dict[str, list[int]]] = mapped_column(Json)
     field_inputs_until_alert: Mapped[int] = mapped_column(BigInteger)
     estimated_accuracy: Mapped[float | None]
     reference_accuracy: Mapped[float | None]
     summary: Mapped[str] = mapped_column(Text)
     opened_ms: Mapped[int] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
+    explanation: Mapped[dict[str, object] | None] = mapped_column(Json)
 
 
 class NotificationRow(Base):
@@ -169,7 +181,7 @@ class NotificationRow(Base):
     kind: Mapped[str] = mapped_column(String(64))
     event_id: Mapped[int | None] = mapped_column(ForeignKey(DriftEventRow.id))
     case_id: Mapped[int | None] = mapped_column(ForeignKey(CaseRow.id))
-    payload: Mapped[dict[str, object]] = mapped_column(_Json)
+    payload: Mapped[dict[str, object]] = mapped_column(Json)
     created_ms: Mapped[int] = mapped_column(BigInteger)
     attempts: Mapped[int]
     last_attempt_ms: Mapped[int | None] = mapped_column(BigInteger)
@@ -191,30 +203,30 @@ class HistoryRow(Base):
     actor: Mapped[str] = mapped_column(Text)
 
 
-class TaskRow(Base):
-    """One field input to label."""
+class AttachmentRow(Base):
+    """A small picture or JSON document derived from a case's data."""
 
-    __tablename__ = f"{PREFIX}tasks"
-    __table_args__ = (
-        CheckConstraint(f"state IN {_one_of(TaskState)}", name="state"),
-        CheckConstraint(f"purpose IN {_one_of(Purpose)}", name="purpose"),
-        CheckConstraint("(state = 'labelled') = (label IS NOT NULL)", name="label"),
-        UniqueConstraint("case_id", "request_id", "row"),
-        UniqueConstraint("case_id", "attempt", "position"),
-    )
+    __tablename__ = f"{PREFIX}attachments"
+    __table_args__ = (UniqueConstraint("case_id", "name"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     case_id: Mapped[int] = mapped_column(ForeignKey(CaseRow.id))
-    attempt: Mapped[int]
-    request_id: Mapped[str] = mapped_column(Text)
-    row: Mapped[int]
-    purpose: Mapped[str] = mapped_column(String(16))
-    rank: Mapped[int]
-    region: Mapped[int | None]
-    position: Mapped[int]
-    state: Mapped[str] = mapped_column(String(16))
-    label: Mapped[int | None]
-    decided_by: Mapped[str | None] = mapped_column(Text)
-    decided_ms: Mapped[int | None] = mapped_column(BigInteger)
-    leased_to: Mapped[str | None] = mapped_column(Text)
-    leased_until_ms: Mapped[int | None] = mapped_column(BigInteger)
+    event_id: Mapped[int | None] = mapped_column(ForeignKey(DriftEventRow.id))
+    name: Mapped[str] = mapped_column(Text)
+    media_type: Mapped[str] = mapped_column(Text)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditRow(Base):
+    """Something a person or a program did."""
+
+    __tablename__ = f"{PREFIX}audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at_ms: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(Text)
+    target: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, object] | None] = mapped_column(Json)

@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 from fieldrepair_service.case_book import convert
 from fieldrepair_service.case_book.cases import lock_case, read_case, require_annotating
 from fieldrepair_service.case_book.database import BookPart, retry_once
-from fieldrepair_service.case_book.models import CaseRow, TaskRow
-from fieldrepair_service.case_book.records import Case, NewTask
+from fieldrepair_service.case_book.models import CaseRow
+from fieldrepair_service.case_book.records import Case
 from fieldrepair_service.case_book.states import Purpose, TaskState
+from fieldrepair_service.case_book.task_models import TaskRow
+from fieldrepair_service.case_book.task_records import NewTask
 from fieldrepair_service.errors import CaseAlreadyPlanned, InputError
 
 
@@ -86,6 +88,7 @@ def _task_row(case: CaseRow, task: NewTask, position: int) -> TaskRow:
         region=task.region,
         position=position,
         state=str(TaskState.OPEN),
+        answers_wanted=task.answers_wanted,
     )
 
 

@@ -1,5 +1,6 @@
 """What goes into the case book and what comes out: frozen values, never live database objects.
 
+What is about labels is in :mod:`.task_records`.
 All times are UTC epoch milliseconds. ``progress``, ``acceptance`` and ``input_spec`` are JSON objects.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fieldrepair_service.case_book.states import CaseState, Purpose, TaskState
+from fieldrepair_service.case_book.states import CaseState
 from fieldrepair_service.errors import InputError
 
 Cursor: TypeAlias = dict[str, tuple[int, int]]
@@ -41,6 +42,18 @@ class WindowRecord:
     estimated_accuracy: float | None = None
     cursor_start: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     """Position in the field log just before its first input; where a repair's pool starts if an alert begins here."""
+    accuracy_low: float | None = None
+    """Lower end of the interval of ``estimated_accuracy``."""
+    accuracy_high: float | None = None
+    """Upper end of it."""
+    labelled_accuracy: float | None = None
+    """Accuracy on those inputs whose right answer is known."""
+    labelled_count: int | None = None
+    """How many these are."""
+    effect_size: float | None = None
+    """How large the difference is, in units of the detector that do not grow with the window."""
+    scores: JsonObject | None = None
+    """Per detector: ``{name: {statistic, threshold, p_value, drifted, effect_size}}``."""
 
     def __post_init__(self) -> None:
         if self.index < 0 or self.size < 1 or self.last_timestamp_ms < self.first_timestamp_ms:
@@ -48,7 +61,16 @@ class WindowRecord:
                 f"a window needs index >= 0, size >= 1 and an end not before its start; got index {self.index}, "
                 f"size {self.size}, {self.first_timestamp_ms}..{self.last_timestamp_ms} ms"
             )
-        _require_finite("window", statistic=self.statistic, threshold=self.threshold, p_value=self.p_value)
+        _require_finite(
+            "window",
+            statistic=self.statistic,
+            threshold=self.threshold,
+            p_value=self.p_value,
+            accuracy_low=self.accuracy_low,
+            accuracy_high=self.accuracy_high,
+            labelled_accuracy=self.labelled_accuracy,
+            effect_size=self.effect_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,19 +104,6 @@ class NewDriftEvent:
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise InputError(f"a case needs distinct class names, got {list(self.class_names)}")
         _require_finite("drift event", statistic=self.statistic, threshold=self.threshold, p_value=self.p_value)
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """One field input that a person shall label."""
-
-    request_id: str
-    row: int
-    purpose: Purpose | str
-    rank: int = 0
-    """Order of importance among tasks of the same purpose; labellers get a mixed order."""
-    region: int | None = None
-    """Region whose exemplar this is; None for the acceptance sample."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,8 @@ class DriftEvent:
     opened_ms: int
     ended_ms: int | None
     """When the shift went away; None while it lasts."""
+    explanation: JsonObject | None = None
+    """What changed, once somebody has worked it out."""
 
 
 @dataclass(frozen=True)
@@ -199,75 +210,40 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One field input to label."""
+class AttachmentInfo:
+    """A small picture or JSON document derived from a case's data, without its content."""
 
     id: int
     case_id: int
-    attempt: int
-    request_id: str
-    row: int
-    purpose: Purpose
-    rank: int
-    region: int | None
-    position: int
-    """Place in the mixed order that labellers see."""
-    state: TaskState
-    label: int | None
-    """Index into the case's class names."""
-    decided_by: str | None
-    """Who labelled or skipped it."""
-    decided_ms: int | None
-    leased_to: str | None
-    leased_until_ms: int | None
+    event_id: int | None
+    """The drift event it explains, if it is about one."""
+    name: str
+    media_type: str
+    size: int
+    """Bytes."""
+    created_ms: int
 
 
 @dataclass(frozen=True)
-class PurposeCounts:
-    """Tasks of one purpose, by state."""
+class Attachment(AttachmentInfo):
+    """The same with its content."""
 
-    open: int = 0
-    labelled: int = 0
-    skipped: int = 0
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.open + self.labelled + self.skipped
+    content: bytes
 
 
 @dataclass(frozen=True)
-class TaskCounts:
-    """Tasks of a case's present attempt."""
+class AuditEntry:
+    """Something a person or a program did."""
 
-    planned: bool
-    repair: PurposeCounts = field(default_factory=PurposeCounts)
-    acceptance: PurposeCounts = field(default_factory=PurposeCounts)
-
-    @property
-    def open(self) -> int:
-        """Tasks that still wait for a label."""
-        return self.repair.open + self.acceptance.open
-
-    @property
-    def labelled(self) -> int:
-        """Tasks with a label."""
-        return self.repair.labelled + self.acceptance.labelled
-
-    @property
-    def skipped(self) -> int:
-        """Tasks a labeller could not answer."""
-        return self.repair.skipped + self.acceptance.skipped
-
-    @property
-    def total(self) -> int:
-        """All tasks."""
-        return self.repair.total + self.acceptance.total
-
-    @property
-    def ready(self) -> bool:
-        """True once the case is planned and no task waits for a label."""
-        return self.planned and self.open == 0
+    id: int
+    at_ms: int
+    actor: str
+    role: str
+    action: str
+    """One word: label, skip, undo, import, promote, dismiss."""
+    target: str
+    """What it was done to: "case 3", "task 17"."""
+    detail: JsonObject | None
 
 
 def _require_finite(what: str, **numbers: float | None) -> None:

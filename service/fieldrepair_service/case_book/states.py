@@ -39,6 +39,17 @@ class TaskState(_Word):
     SKIPPED = "skipped"
 
 
+class Verdict(_Word):
+    """What a labeller says about a task."""
+
+    LABEL = "label"
+    """It belongs to this class."""
+    SKIP = "skip"
+    """It cannot be labelled: broken, or none of the classes."""
+    NOT_SURE = "not_sure"
+    """It belongs to one of the classes, but this labeller cannot tell to which."""
+
+
 class Purpose(_Word):
     """What a label is for. Never shown to a labeller."""
 

@@ -207,6 +207,12 @@ def _window_row(stream: _Stream, window: WindowRecord, now: int) -> WindowRow:
         p_value=window.p_value,
         drifted=window.drifted,
         estimated_accuracy=window.estimated_accuracy,
+        accuracy_low=window.accuracy_low,
+        accuracy_high=window.accuracy_high,
+        labelled_accuracy=window.labelled_accuracy,
+        labelled_count=window.labelled_count,
+        effect_size=window.effect_size,
+        scores=None if window.scores is None else convert.json_object(window.scores),
         cursor_start=convert.cursor_to_json(window.cursor_start),
         recorded_ms=now,
     )

@@ -6,7 +6,8 @@ from alembic import context
 from sqlalchemy import Connection
 from sqlalchemy.sql.schema import SchemaItem
 
-from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE, Base
+from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE
+from fieldrepair_service.case_book.task_models import Base  # with every table: it imports the other models
 
 
 def _ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compare_to: SchemaItem | None) -> bool:
