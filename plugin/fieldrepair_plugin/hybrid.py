@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fieldrepair_plugin.exemplars import BudgetedOracle, Oracle, Selection, check_budget, choose_exemplars, propagate
+from fieldrepair_plugin.known_labels import settle
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
 from fieldrepair_plugin.randomness import generator_for
 from fieldrepair_plugin.recipe import HybridSettings
@@ -57,6 +58,7 @@ def select_exemplars(
     budget: int,
     settings: HybridSettings,
     progress: Progress | None = None,
+    known: Mapping[int, int] | None = None,
 ) -> Selection:
     """Steps 1-4: choose the field inputs to ask a person about. Reads no field label.
 
@@ -67,6 +69,7 @@ def select_exemplars(
         budget: labels to ask for, 1..n.
         settings: the paper's numbers and the seed.
         progress: told of each step.
+        known: pool index -> class, labels that exist already. They answer for their regions; these are not asked about.
 
     Returns:
         Exactly ``budget`` exemplars with their regions, the pool's unsmoothness and tau.
@@ -75,7 +78,7 @@ def select_exemplars(
         InputError: for a budget outside 1..n, or data the model cannot take (empty, wrong shape, NaN).
     """
     tell = progress or silent
-    check_budget(budget, len(pool))
+    check_budget(budget, len(pool) - len(known or {}))
     model = model.working_copy()
     field = model.pixels(pool, "field pool")
     training = model.pixels(reference.x, "training data")
@@ -97,14 +100,17 @@ def select_exemplars(
     tau = threshold(unsmooth, density, settings.average_inputs)
 
     # 3. Regions: HDBSCAN drops noise, k-means cuts the rest into groups of about ten, at least B of them.
-    regions = find_regions(embeddings, budget, settings)
+    known = known or {}
+    known_indices = np.array(sorted(known), dtype=np.int64)
+    regions, speaks_for = settle(find_regions(embeddings, budget + len(known), settings), known)
     tell(ProgressEvent("regions", 1, 1, {"regions": len(regions.members), "noise": len(regions.noise), "tau": tau}))
 
     # 4. Exemplars: the B regions with the largest total unsmoothness, each represented by its most central member.
-    exemplars, chosen = choose_exemplars(regions, embeddings, unsmooth, budget)
+    exemplars, chosen = choose_exemplars(regions, embeddings, unsmooth, budget, known_indices)
     covered = sum(len(region) for region in chosen)
     tell(ProgressEvent("exemplars", 1, 1, {"exemplars": len(exemplars), "covered": covered}))
-    return Selection(exemplars, chosen, unsmooth, tau)
+    known_regions = [np.setdiff1d(region, exemplars) for region in speaks_for.values()]
+    return Selection(exemplars, chosen, unsmooth, tau, known=known_indices, known_regions=known_regions)
 
 
 def train(

@@ -1,4 +1,7 @@
-"""The numbers of a repair: every constant of the HybridRepair paper, by name, with the paper's value as default."""
+"""The numbers of a repair: every constant of the HybridRepair paper, by name, with the paper's value as default.
+
+All strategies are set by them, so that a comparison differs in what is compared and in nothing else.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ class HybridSettings:
         pydantic.ValidationError: for a value out of range or an unknown name.
     """
 
-    recipe: Literal["paper"] = "paper"
-    """Which training recipe; ``paper`` is the published one."""
+    recipe: Literal["paper", "default"] = "paper"
+    """Which recipe ``hybridrepair`` follows: ``paper`` is the published one, ``default`` ours."""
+    keep_reference: Literal["strict", "balanced", "off"] = "off"
+    """How much of the old world the repaired model must keep."""
     seed: int = 0
     """Fixes every random draw. Two runs with one seed are bit-equal on CPU (same thread count, same versions)."""
 
@@ -41,7 +46,14 @@ class HybridSettings:
     region_size: int = Field(default=10, ge=1)
     """Average members of a region."""
 
+    # Step 5, what is learned from without a label.
+    unlabelled: Literal["smooth", "all"] = "smooth"
+    """Which inputs without a label take part: the smooth ones, more likely the smoother; or all of them alike, as the
+    paper's baselines have it."""
+
     # Step 6, training.
+    consistency: bool = True
+    """Run the MixMatch-style pass; without it only labels are learned from."""
     epochs: int = Field(default=10, ge=1)
     """Epochs, each one supervised and one consistency pass."""
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fieldrepair_plugin.checkpoint import Checkpoint, fingerprint_of
 from fieldrepair_plugin.errors import TrainingError
-from fieldrepair_plugin.exemplars import Selection
+from fieldrepair_plugin.exemplars import NONE_OF_THESE, Selection, outside_classes
 from fieldrepair_plugin.passes import Heard, Passes, RepairData
 from fieldrepair_plugin.progress import Progress, ProgressEvent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
@@ -44,6 +44,18 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class RoundRecord:
+    """What one round of questions brought."""
+
+    round: int
+    """From 1."""
+    asked: int
+    """Questions of this round."""
+    agreement: float | None
+    """Cohen's kappa of the models before and after this round on the pool; none where there was no model before."""
+
+
+@dataclass(frozen=True)
 class RepairResult:
     """A repaired model and how it came about."""
 
@@ -53,9 +65,21 @@ class RepairResult:
     kept_epoch: int
     """The epoch whose weights ``module`` has, from 1."""
     labels_used: int
-    """Labels a person gave."""
+    """Questions that people answered for this repair, with a class or with "none of these"."""
     propagated: int
     """Inputs that got their label from their region's exemplar."""
+    labels_known: int = 0
+    """Labels that existed before, and were used too."""
+    labels_left: int = 0
+    """Labels of the budget that were not asked for, because more would not have helped."""
+    outside: tuple[int, ...] = ()
+    """Pool indices that people answered with "none of these": the field has a class there that the model lacks."""
+    rounds: tuple[RoundRecord, ...] = ()
+    """One per round of questions, where there were several."""
+    strategy: str = "hybridrepair"
+    """Who chose and trained."""
+    recipe: str = "paper"
+    """By which recipe."""
 
 
 def fine_tune(
@@ -91,13 +115,14 @@ def fine_tune(
     model = model.working_copy()
     data = RepairData.gather(model, reference, pool, *labelled)
     state = _State(model.module, settings, torch.from_numpy(selection.unsmoothness))
+    answered_outside, outside = outside_classes(selection, labels)
     fingerprint = fingerprint_of(settings, labels, selection, data.images, data.classes, model.module.state_dict())
     if checkpoint is not None and (saved := Checkpoint.load(checkpoint, fingerprint)) is not None:
         state.restore(saved)
         log.info("continuing the repair after epoch %d of %d", len(state.records), settings.epochs)
 
     for epoch in range(len(state.records) + 1, settings.epochs + 1):
-        record = _one_epoch(model, data, state, selection.tau, settings, epoch, tell)
+        record = _one_epoch(model, data, state, selection.tau, torch.from_numpy(outside), settings, epoch, tell)
         state.finish(record)
         if checkpoint is not None:
             state.snapshot(fingerprint).save(checkpoint)
@@ -106,7 +131,19 @@ def fine_tune(
     model.module.load_state_dict(state.best)
     model.module.zero_grad(set_to_none=True)
     module = model.module.to(memory_format=torch.contiguous_format).eval()
-    return RepairResult(module, state.records, state.kept_epoch, len(labels), len(data.labelled) - len(labels))
+    known = sum(int(index) in labels for index in selection.known)
+    classed = sum(label != NONE_OF_THESE for label in labels.values())
+    return RepairResult(
+        module,
+        state.records,
+        state.kept_epoch,
+        labels_used=len(labels) - known,
+        propagated=len(data.labelled) - classed,
+        labels_known=known,
+        outside=tuple(int(index) for index in answered_outside),
+        strategy=selection.strategy,
+        recipe=selection.recipe,
+    )
 
 
 class _State:
@@ -157,6 +194,7 @@ def _one_epoch(
     data: RepairData,
     state: _State,
     tau: float,
+    outside: Tensor,
     settings: HybridSettings,
     epoch: int,
     tell: Progress,
@@ -169,10 +207,17 @@ def _one_epoch(
     with own_global_state(derive_seed(settings.seed, "dropout", epoch), model.device):
         passes = Passes(model, data, state.optimizer, settings, generator_for(settings.seed, "epoch", epoch))
         replay = passes.answered_right(within("replay"))
-        weights, selected = selection_weights(state.unsmooth, tau, data.labelled - data.first)
+        if len(replay) + len(data.labelled) == 0:
+            raise TrainingError("nothing to train on: no label, and the model gets no training input right")
+        smooth = state.unsmooth if settings.unlabelled == "smooth" else torch.zeros_like(state.unsmooth)
+        weights, selected = selection_weights(smooth, tau, data.labelled - data.first, outside)
         model.module.train()
         supervised = passes.supervised(replay, within("supervised"))
-        consistency = passes.consistency(replay, weights, within("consistency"))
+        consistency = 0.0
+        if settings.consistency and bool(weights.any()):
+            consistency = passes.consistency(replay, weights, within("consistency"))
+        else:
+            selected = 0
         model.module.eval()
         # The copies are those of step 1 in every epoch, so that totals differ by the model only.
         again = generator_for(settings.seed, "unsmoothness")
@@ -186,19 +231,24 @@ def _one_epoch(
     )
 
 
-def selection_weights(unsmooth: Tensor, tau: float, labelled: Tensor) -> tuple[Tensor, int]:
+def selection_weights(
+    unsmooth: Tensor, tau: float, labelled: Tensor, outside: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Step 5: the model's own answers are learned from where it is smooth; what a person said always is.
 
     Args:
         unsmooth: ``(n,)`` of the pool, by the model as it is now.
         tau: unsmoothness up to which an unlabelled input takes part.
         labelled: pool indices of the labelled and propagated inputs.
+        outside: pool indices that take no part: of a class that the model lacks, every answer of its is wrong.
 
     Returns:
         ``(n,)`` weights to draw inputs with, and how many unlabelled inputs take part.
     """
     weights = torch.where(unsmooth <= tau, 1.0 - unsmooth, 0.0)
     weights[labelled] = 0.0
+    if outside is not None:
+        weights[outside] = 0.0
     selected = int((weights > 0).sum())
     weights[labelled] = 1.0
     return weights, selected

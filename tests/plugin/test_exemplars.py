@@ -1,5 +1,6 @@
 """Exemplars and propagation: the invariants the paper's step 4 promises."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldrepair_plugin.exemplars import BudgetedOracle, Selection, choose_exemplars, propagate
+from fieldrepair_plugin.exemplars import (
+    NONE_OF_THESE,
+    BudgetedOracle,
+    Selection,
+    choose_exemplars,
+    outside_classes,
+    propagate,
+)
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.regions import Regions, find_regions
 from fieldrepair_plugin.threshold import unit_rows
@@ -86,18 +94,36 @@ def test_no_labels_foreign_labels_and_negative_classes_are_refused() -> None:
         propagate(selection(), {})
     with pytest.raises(InputError, match=r"got labels for pool inputs \[3\]"):
         propagate(selection(), {4: 1, 3: 1})
-    with pytest.raises(InputError, match="got -1 for pool input 4"):
-        propagate(selection(), {4: -1})
+    with pytest.raises(InputError, match="got -2 for pool input 4"):
+        propagate(selection(), {4: -2})
+    with pytest.raises(InputError, match=r"got 0 for 3 .*1 of them answered with none"):
+        propagate(selection(), {4: NONE_OF_THESE})
+
+
+def test_what_belongs_to_no_class_is_not_propagated_but_covered() -> None:
+    chosen = replace(selection(), known=np.array([6, 7]))
+    labels = {4: NONE_OF_THESE, 0: 2, 6: 3, 7: NONE_OF_THESE}
+    indices, classes = propagate(chosen, labels)
+    assert dict(zip(indices.tolist(), classes.tolist(), strict=True)) == {0: 2, 2: 2, 6: 3}
+    answered, covered = outside_classes(chosen, labels)
+    assert answered.tolist() == [4, 7]
+    assert covered.tolist() == [1, 4, 7], "6 lies in the region, but its class is known"
+
+
+def test_a_known_label_is_kept_in_a_region_that_says_otherwise() -> None:
+    chosen = replace(selection(), known=np.array([6]))
+    assert dict(zip(*(part.tolist() for part in propagate(chosen, {4: 7, 6: 1})), strict=True)) == {1: 7, 4: 7, 6: 1}
 
 
 def test_a_selection_survives_saving(tmp_path: Path) -> None:
-    saved = selection()
+    saved = replace(selection(), known=np.array([2, 7]), strategy="gini", recipe="default")
     saved.save(tmp_path / "selection.npz")
     loaded = Selection.load(tmp_path / "selection.npz")
     assert np.array_equal(loaded.exemplars, saved.exemplars)
     assert all(np.array_equal(a, b) for a, b in zip(loaded.regions, saved.regions, strict=True))
     assert np.array_equal(loaded.unsmoothness, saved.unsmoothness)
-    assert loaded.tau == saved.tau
+    assert (loaded.tau, loaded.strategy, loaded.recipe) == (saved.tau, "gini", "default")
+    assert loaded.known.tolist() == [2, 7]
     assert [path.name for path in tmp_path.iterdir()] == ["selection.npz"]
 
 
