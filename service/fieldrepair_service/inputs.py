@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fieldrepair_service.errors import InputError
 
@@ -108,3 +109,84 @@ class ImageInput(BaseModel):
     @staticmethod
     def _per_channel(values: tuple[float, ...]) -> npt.NDArray[np.float64]:
         return np.asarray(values, dtype=np.float64).reshape(1, -1, 1, 1)
+
+
+class TabularInput(BaseModel):
+    """The served form of one row of a table: one number per feature."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["tabular"] = "tabular"
+    features: tuple[str, ...] = Field(min_length=1)
+    """Names of the features, in the order in which they are served."""
+    units: tuple[str, ...] = ()
+    """Unit of each feature ("" = none), or nothing at all."""
+    categories: dict[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
+    """Of features that are codes 0, 1, 2 ...: what each code stands for."""
+    dtype: str = "float32"
+    """NumPy dtype of the tensor the model takes."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TabularInput:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"features need distinct names, got {list(self.features)}")
+        if self.units and len(self.units) != len(self.features):
+            raise ValueError(f"units are for all {len(self.features)} features or none, got {len(self.units)}")
+        unknown = sorted(set(self.categories) - set(self.features))
+        if unknown:
+            raise ValueError(f"categories are of features, got {unknown}")
+        np.dtype(self.dtype)
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one served instance."""
+        return (len(self.features),)
+
+
+class TextInput(BaseModel):
+    """The served form of one text: the numbers of its tokens, padded to one length."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["text"] = "text"
+    length: int = Field(gt=0)
+    """Tokens per instance, with padding."""
+    vocabulary: tuple[str, ...] = ()
+    """Text of each token, by number; nothing if the text cannot be told from the tokens."""
+    joiner: str = " "
+    """What stands between two tokens in the text: a space for words, nothing for characters or byte pairs."""
+    padding: int = 0
+    """The token that fills up an instance."""
+    dtype: str = "int64"
+    """NumPy dtype of the tensor the model takes."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TextInput:
+        if np.dtype(self.dtype).kind not in "iu":
+            raise ValueError(f"tokens are whole numbers, got dtype {self.dtype}")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one served instance."""
+        return (self.length,)
+
+
+InputSpec: TypeAlias = Annotated[ImageInput | TabularInput | TextInput, Field(discriminator="kind")]
+"""How inputs are served, told apart by ``kind``."""
+
+_ANY: TypeAdapter[ImageInput | TabularInput | TextInput] = TypeAdapter(InputSpec)
+
+
+def read_input_spec(spec: Mapping[str, object]) -> ImageInput | TabularInput | TextInput:
+    """The layout that ``model_dump`` of one of the kinds describes; without a ``kind`` it is an image's.
+
+    Raises:
+        InputError: if it describes none of them.
+    """
+    try:
+        return _ANY.validate_python({"kind": "image", **spec})
+    except ValidationError as error:
+        problem = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()[:3])
+        raise InputError(f"this is no layout of an image, a table row or a text: {problem}") from error

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import ImageInput, Layout
+from fieldrepair_service.inputs import ImageInput, Layout, TabularInput, TextInput, read_input_spec
 
 
 def colour(height: int, width: int, layout: Layout, *, flat: bool = False) -> ImageInput:
@@ -77,3 +77,35 @@ def test_other_shapes_are_refused_by_name(layout: Layout) -> None:
         spec.to_pixels(np.zeros((2, 7)))
     with pytest.raises(InputError, match=r"got \(2, 1, 8, 9\)"):
         spec.from_pixels(np.zeros((2, 1, 8, 9)))
+
+
+def test_every_kind_of_layout_is_read_back() -> None:
+    specs = [
+        ImageInput(height=4, width=6),
+        TabularInput(features=("age", "plan"), units=("years", ""), categories={"plan": ("free", "paid")}),
+        TextInput(length=16, vocabulary=("", "good", "bad")),
+    ]
+    for spec in specs:
+        assert read_input_spec(spec.model_dump(mode="json")) == spec
+    assert [spec.shape for spec in specs] == [(1, 4, 6), (2,), (16,)]
+
+
+def test_a_layout_without_a_kind_is_an_images() -> None:
+    """Hand-overs written before there were other kinds."""
+    assert read_input_spec({"height": 4, "width": 6}) == ImageInput(height=4, width=6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "sound"}, "no layout of an image, a table row or a text: .*'sound'"),
+        ({"kind": "tabular", "features": []}, "features"),
+        ({"kind": "tabular", "features": ["a", "a"]}, r"distinct names, got \['a', 'a'\]"),
+        ({"kind": "tabular", "features": ["a"], "units": ["m", "s"]}, "all 1 features or none, got 2"),
+        ({"kind": "tabular", "features": ["a"], "categories": {"b": []}}, r"categories are of features, got \['b'\]"),
+        ({"kind": "text", "length": 4, "dtype": "float32"}, "whole numbers, got dtype float32"),
+    ],
+)
+def test_what_describes_no_input_is_refused(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_input_spec(spec)
