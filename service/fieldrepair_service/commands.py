@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fieldrepair_service.lean import keep_pandas_out
+from fieldrepair_service.mirror.settings import MirrorSettings
 from fieldrepair_service.sidecar_settings import SidecarSettings
 
 
@@ -20,3 +21,19 @@ class SidecarCommand(SidecarSettings):
         from fieldrepair_service.sidecar import run_sidecar  # here, so that --help is quick
 
         run_sidecar(self)
+
+
+class MirrorCommand(MirrorSettings):
+    """Take the events of KServe's inference logger and log every field input.
+
+    For where nobody may stand in the request path: point `logger.url` of an InferenceService, `mode: all`, at
+    --events-port. Requests and answers are brought together by their id, and go into the field log as those of the
+    sidecar do.
+    """
+
+    def cli_cmd(self) -> None:
+        """Run until SIGTERM or SIGINT, then write what is spooled."""
+        keep_pandas_out()
+        from fieldrepair_service.mirror.mirror import run_mirror  # here, so that --help is quick
+
+        run_mirror(self)

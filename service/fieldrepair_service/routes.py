@@ -12,6 +12,8 @@ from urllib.parse import unquote_to_bytes
 MLFLOW = "mlflow"
 OPEN_INFERENCE = "open_inference"
 TORCHSERVE = "torchserve"
+KSERVE = "kserve"
+"""Mirrored traffic, which comes without its path."""
 
 # One alternative per protocol, named by it; inside, at most two groups: the model's name, and its version.
 _ROUTES = re.compile(

@@ -34,10 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     parent_gone = threading.Event()
     threading.Thread(target=_watch_parent, args=(parent_gone,), daemon=True).start()
     keep_pandas_out()
+    from fieldrepair_service.field_log_maintenance import Upkeep
     from fieldrepair_service.shipping import ShippingOptions, ship_until  # brings pyarrow, so not before that
 
     options = ShippingOptions(
-        given.field_log, given.flush_seconds, given.flush_exchanges, given.compact_every, given.grace
+        given.field_log,
+        given.flush_seconds,
+        given.flush_exchanges,
+        Upkeep(given.compact_every, given.retention_days, given.vacuum_hours),
+        given.grace,
     )
     with given.spool.with_name(given.spool.name + ".shipper-lock").open("wb") as lock:
         try:
@@ -66,6 +71,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--flush-seconds", type=float, default=1.0)
     parser.add_argument("--flush-exchanges", type=int, default=1000)
     parser.add_argument("--compact-every", type=int, default=500)
+    parser.add_argument("--retention-days", type=int, default=0)
+    parser.add_argument("--vacuum-hours", type=int, default=24)
     parser.add_argument("--grace", type=float, default=5.0)
     parser.add_argument("--careful", action="store_true")
     return parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError, StoreError
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.field_log_maintenance import Maintenance, Upkeep
 from fieldrepair_service.protocols import DECODERS
 from fieldrepair_service.rows import to_rows
 from fieldrepair_service.spool import Spool, Spooled
@@ -123,7 +124,7 @@ class ShippingOptions:
     field_log: str
     flush_seconds: float = 1.0
     flush_exchanges: int = 1000
-    compact_every: int = 500
+    upkeep: Upkeep = field(default_factory=Upkeep)
     grace: float = 5.0
 
 
@@ -136,7 +137,7 @@ def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *
     log: FieldLog | None = None
     shipper: Shipper | None = None
     pause = 0.0
-    commits = 0
+    maintenance: Maintenance | None = None
     last_flush = time.monotonic()
     deadline = float("inf")
     while True:
@@ -152,6 +153,7 @@ def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *
                 if log is None or shipper is None:
                     log = FieldLog.open(options.field_log)
                     shipper = Shipper(spool, log)
+                    maintenance = Maintenance(log, options.upkeep)
                 shipper.ship(options.flush_exchanges, careful=careful)
             except StoreError as error:
                 pause = min(max(2 * pause, 0.5), _LONGEST_PAUSE)
@@ -160,9 +162,18 @@ def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *
                 continue
             careful = False
             pause = 0.0
-            commits += 1
             last_flush = time.monotonic()
-            if options.compact_every and commits % options.compact_every == 0:
-                log.compact()
+            if maintenance is not None and not draining:
+                _maintain(maintenance)
         elif not draining:
+            if maintenance is not None:
+                maintenance.look()
             ended.wait(min(_LOOK_SECONDS, options.flush_seconds))
+
+
+def _maintain(maintenance: Maintenance) -> None:
+    try:
+        maintenance.committed()
+    except StoreError as error:
+        logger.warning("the field log's small files are not merged now: %s", error)
+    maintenance.look()

@@ -11,7 +11,11 @@ import orjson
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError
 
-_MOST_UNPACKED = 256 << 20
+_MOST_UNPACKED = 64 << 20
+# What a parser makes of JSON is many times as large as the text. These bound it, at far more than a logged body can
+# hold that was not compressed: some 600 MB at the worst.
+_MOST_CONTAINERS = 2 << 20
+_MOST_VALUES = 8 << 20
 
 
 def unpack(body: bytes, encoding: str, reason: str) -> bytes:
@@ -39,8 +43,10 @@ def parse_json(body: bytes, reason: str) -> object:
     """A body as JSON; NaN and Infinity are taken too.
 
     Raises:
-        DecodeError: with ``reason`` if it is none.
+        DecodeError: with ``reason`` if it is none; or if it is too much of it.
     """
+    if body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS or body.count(b",") > _MOST_VALUES:
+        raise DecodeError(f"too many values in {len(body)} bytes of JSON", reason=drops.TOO_LARGE_DECODED)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
