@@ -9,6 +9,7 @@ import numpy as np
 
 from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
 from fieldrepair_plugin.case_files import CaseFiles, Plan
+from fieldrepair_plugin.embedding_map import ATTACHMENT, embedding_map
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.field_pool import FieldPool, Key, count_inputs, gather, split
 from fieldrepair_plugin.hybrid import select_exemplars
@@ -126,6 +127,9 @@ class Planner:
         plan.save(files.plan)
         selection.save(files.selection)
         prepare_run(self._book, case, (files.plan, files.selection))
+        self._book.attach(
+            case.id, ATTACHMENT, "application/json", embedding_map(model, pool.x[adaptation], selection, seed=seed)
+        )
         return self._book.plan_case(
             case.id,
             _tasks(plan, selection),

@@ -49,6 +49,8 @@ class _Task:
     labels: dict[int, int]
     """Pool index -> class."""
     acceptance: Labelled
+    judged: list[Key]
+    """(request_id, row) of the acceptance sample, in its order."""
 
     @property
     def repair(self) -> Labelled:
@@ -130,7 +132,9 @@ class Trainer:
                 margin=self._settings.margin,
                 alpha=self._settings.alpha,
             )
-            self._book.update_case(case.id, acceptance=_verdict_json(verdict, task))
+            self._book.update_case(
+                case.id, acceptance={**_verdict_json(verdict, task), "answers": _answers(field, task)}
+            )
             run.log_verdict(verdict, result)
             run.log_files(self._report(task, field, verdict, result))
             return self._decide(task, repaired, verdict, run)
@@ -180,6 +184,7 @@ class Trainer:
                 read_inputs(self._log, [key for key, _ in judged], handover.input),
                 np.asarray([label for _, label in judged], dtype=np.int64),
             ),
+            judged=[key for key, _ in judged],
         )
 
     def _predict(self, task: _Task, repaired: nn.Module) -> tuple[Predictions, Predictions]:
@@ -286,6 +291,16 @@ def with_earlier(selection: Selection, pool: int, earlier: int) -> Selection:
 
 def _classes(model: ServedModel, x: Served) -> IntArray:
     return model.scores(x).argmax(axis=1).astype(np.int64)
+
+
+def _answers(field: Predictions, task: _Task) -> dict[str, object]:
+    """What both models said about each input of the acceptance sample, so that people can see what changed."""
+    return {
+        "keys": [[request_id, row] for request_id, row in task.judged],
+        "labels": field.labels.tolist(),
+        "champion": field.champion.tolist(),
+        "candidate": field.candidate.tolist(),
+    }
 
 
 def _verdict_json(verdict: Verdict, task: _Task) -> dict[str, object]:

@@ -21,6 +21,7 @@ from fieldrepair_plugin.model_uri import CANDIDATE, ModelTarget, wanted_version
 from fieldrepair_plugin.processes import ProcessTable
 from fieldrepair_plugin.sidecar_control import SidecarControl
 from fieldrepair_service.case_book import Case, CaseBook, CaseState
+from fieldrepair_service.case_book.approvals import approval_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,14 @@ class AliasWatcher:
         self._ask = ask
         self._last = Sighting(version)
 
+    def follow(self, target: ModelTarget) -> None:
+        """Follow another alias or version of the same model from the next look on."""
+        self.target = target
+
     async def look(self) -> Sighting:
         """Ask once. Wait ``pause`` seconds before the next time. A failure keeps the version last seen."""
-        if self.target.alias is None:
+        if self.target.version is not None:
+            self._last = Sighting(self.target.version)
             return self._last
         try:
             self._last = Sighting(await asyncio.to_thread(self._ask, self.target))
@@ -214,9 +220,9 @@ def settle_promotion(book: CaseBook, name: str, version: str, previous: str | No
     done: list[str] = []
     for case in _cases_of_candidate(book, name, version):
         if case.state is CaseState.ACCEPTED:
-            book.transition(
-                case.id, CaseState.PROMOTED, f"version {version} takes the traffic of {name}", actor="registry"
-            )
+            approval = approval_of(case)
+            actor = approval.by if approval is not None and approval.version == version else "registry"
+            book.transition(case.id, CaseState.PROMOTED, f"version {version} takes the traffic of {name}", actor=actor)
             done.append(f"case {case.id} is promoted")
         elif case.state is CaseState.PROMOTED and case.note:
             book.update_case(case.id, note="")

@@ -7,10 +7,11 @@ import logging
 from dataclasses import dataclass
 
 from fieldrepair_monitoring.errors import RegistryError
+from fieldrepair_plugin.approval import act_on_approvals
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.promotion import AliasWatcher, BlueGreen, Switch, settle_promotion
 from fieldrepair_plugin.status import StatusBoard
-from fieldrepair_service.case_book import open_case_book
+from fieldrepair_service.case_book import CaseBook, open_case_book
 from fieldrepair_service.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 REGISTRY, MODEL_SERVER = "registry", "model server"
 _TICK_SECONDS = 0.25
 _CHECK_SIDECAR_SECONDS = 5.0
+_APPROVALS_SECONDS = 1.0
 _SETTLE_AGAIN_SECONDS = 10.0
 _FIRST_RESTART_SECONDS = 1.0
 _LONGEST_RESTART_SECONDS = 60.0
@@ -61,7 +63,8 @@ class Serving:
         self._restart_pause = _FIRST_RESTART_SECONDS
         self._how = ""
         # When each recurring duty is due next, in the event loop's time.
-        self._look_at = self._check_at = self._settle_at = self._restart_at = 0.0
+        self._look_at = self._check_at = self._settle_at = self._restart_at = self._approvals_at = 0.0
+        self._book: CaseBook | None = None
 
     async def start(self, version: str) -> None:
         """Start the first server.
@@ -80,12 +83,37 @@ class Serving:
 
     async def run(self) -> None:
         """Follow the registry until cancelled."""
+        try:
+            await self._keep_on()
+        finally:
+            if self._book is not None:
+                self._book.close()
+
+    async def _keep_on(self) -> None:
         while True:
             await self._replace_dead_server()
+            await self._act_on_approvals()
             await self._follow()
             await self._check_sidecar()
             await self._settle()
             await asyncio.sleep(_TICK_SECONDS)
+
+    async def _act_on_approvals(self) -> None:
+        """What was approved in the console becomes a move of the alias, which :meth:`_follow` then sees."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._approvals_at:
+            return
+        try:
+            if self._book is None:
+                self._book = await asyncio.to_thread(open_case_book, self._case_book_url)
+            for line in await asyncio.to_thread(act_on_approvals, self._book, self._watcher.target):
+                logger.info(line)
+                self._look_at = 0.0
+            pause = _APPROVALS_SECONDS
+        except StoreError as error:
+            logger.info("approvals cannot be read: %s", error)
+            pause = _SETTLE_AGAIN_SECONDS
+        self._approvals_at = loop.time() + pause
 
     async def _follow(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from fieldrepair_service.case_book.approvals import Approvals
 from fieldrepair_service.case_book.audit import Audit
 from fieldrepair_service.case_book.database import Clock, Database, create_book_engine, now_ms
 from fieldrepair_service.case_book.evidence import Evidence
@@ -17,7 +18,7 @@ from fieldrepair_service.case_book.schema import bring_up_to_date
 from fieldrepair_service.case_book.streams import Streams
 
 
-class CaseBook(Streams, Outbox, Plans, Labelling, Evidence, GroundTruths, Audit):
+class CaseBook(Streams, Outbox, Plans, Labelling, Evidence, GroundTruths, Audit, Approvals):
     """Everything small and transactional: windows, drift events, repair cases, labelling tasks and their answers,
     ground truth, attachments, notifications and the audit trail.
 
