@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fieldrepair_plugin.augment import augmix_copies
 from fieldrepair_plugin.mixmatch import field_targets, mix_up
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet, blocks
@@ -23,10 +22,10 @@ Heard = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RepairData:
-    """Training data and pool as one list of images: training inputs first, then the pool from ``first`` on."""
+    """Training data and pool as one list of inputs: training inputs first, then the pool from ``first`` on."""
 
     images: Tensor
-    """``(m + n, channels, height, width)`` uint8 on the CPU."""
+    """``(m + n, *form.shape)`` on the CPU; of images pixels."""
     classes: Tensor
     """``(m + n,)``; -1 where no label is known."""
     first: int
@@ -53,7 +52,7 @@ class RepairData:
 
     @property
     def field(self) -> Tensor:
-        """The pool's images."""
+        """The pool's inputs."""
         return self.images[self.first :]
 
     @property
@@ -115,9 +114,7 @@ class Passes:
             zip(anchor_batches, blocks(draws + data.first, field_size), strict=True), start=1
         ):
             pixels = data.images[drawn].to(device)
-            copies = augmix_copies(
-                pixels, settings.copies, self.generator, severity=settings.severity, chain_share=settings.chain_share
-            )
+            copies = self.model.form.copies(pixels, settings, self.generator)
             views = with_original(pixels, copies)
             targets = field_targets(self.model, views, data.classes[drawn].to(device), settings)
             anchor_targets = F.one_hot(data.classes[anchor], targets.shape[1]).to(targets)
@@ -126,6 +123,7 @@ class Passes:
                 torch.cat([anchor_targets, targets.repeat(len(views), 1)]),
                 settings.mixup_alpha,
                 self.generator,
+                self.model.form.mix,
             )
             logits = self.model.logits(mixed)
             replayed_targets = mixed_targets[:size] if settings.mixed_targets else anchor_targets

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fieldrepair_plugin.input_forms import InputForm, form_of
 from fieldrepair_plugin.randomness import own_global_state
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class RepairableModel:
     """
 
     module: nn.Module
-    input: ImageInput
+    input: ImageInput | TabularInput | TextInput
     embedding_layer: str
     """Named submodule whose first input is the embedding: the last linear layer, so that it is the penultimate one."""
     output: Literal["logits", "probabilities"] = "logits"
@@ -71,6 +73,11 @@ class RepairableModel:
         if self.embedding_layer not in names:
             known = ", ".join(names)
             raise InputError(f"expected embedding_layer to be one of: {known}; got {self.embedding_layer!r}")
+
+    @cached_property
+    def form(self) -> InputForm:
+        """How inputs of this kind are held, varied and mixed."""
+        return form_of(self.input)
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +99,9 @@ class RepairableModel:
         """
         own = copy.deepcopy(self.module)
         own.zero_grad(set_to_none=True)
-        if self.input.flat or self.input.layout != "CHW" or not self._takes_channels_last():
+        spec = self.input
+        images = isinstance(spec, ImageInput) and not spec.flat and spec.layout == "CHW"
+        if not images or not self._takes_channels_last():
             return replace(self, module=own, channels_last=False)
         return replace(self, module=own.to(memory_format=torch.channels_last), channels_last=True)
 
@@ -100,7 +109,7 @@ class RepairableModel:
         """Try a step of training on a throwaway copy: a module that calls ``view`` on an image cannot."""
         try:
             trial = copy.deepcopy(self.module).to(memory_format=torch.channels_last).train()
-            shape = (2, self.input.channels, self.input.height, self.input.width)
+            shape = (2, *self.form.shape)
             with own_global_state(0, self.device):
                 logits = replace(self, module=trial, channels_last=True).logits(torch.zeros(shape, device=self.device))
                 if logits.requires_grad:
@@ -111,14 +120,14 @@ class RepairableModel:
         return True
 
     def pixels(self, served: Served, name: str) -> Tensor:
-        """Served inputs as pixels.
+        """Served inputs as the engine's tensor: pixels of images, rows of numbers, tokens.
 
         Args:
             served: ``(n, *shape)`` numbers.
             name: what to call them in an error, for example ``"field pool"``.
 
         Returns:
-            ``(n, channels, height, width)`` uint8 on the CPU.
+            ``(n, *form.shape)`` on the CPU; of images ``(n, channels, height, width)`` uint8.
 
         Raises:
             InputError: if there are none, they have another shape, or some are not finite.
@@ -127,40 +136,34 @@ class RepairableModel:
             raise InputError(f"{name}: expected numbers, got {served.dtype}")
         if served.ndim == 0 or len(served) == 0:
             raise InputError(f"{name}: expected at least 1 input, got 0")
-        pixels = np.empty((len(served), self.input.channels, self.input.height, self.input.width), dtype=np.uint8)
-        for start in range(0, len(served), 1024):  # to_pixels works in float64: eight times what the answer needs
+        parts: list[Tensor] = []
+        for start in range(0, len(served), 1024):  # images are worked on in float64: eight times what the answer needs
             block = served[start : start + 1024]
             bad = ~np.isfinite(block).reshape(len(block), -1).all(axis=1)
             if bad.any():
                 raise InputError(
                     f"{name}: expected finite numbers, got NaN or infinity in input {start + bad.argmax()}"
                 )
-            pixels[start : start + 1024] = self.input.to_pixels(block)
-        return torch.from_numpy(pixels)
+            parts.append(self.form.hold(block))
+        return torch.cat(parts)
 
     def served(self, pixels: Tensor) -> Tensor:
-        """Pixels as the module takes them; equals ``ImageInput.from_pixels`` (in the module's own precision).
+        """The engine's inputs as the module takes them.
 
         Args:
-            pixels: ``(n, channels, height, width)`` numbers in 0..255, fractions allowed (mixed images).
+            pixels: ``(n, *form.shape)``; of images numbers in 0..255, fractions allowed (mixed images).
 
         Returns:
-            ``(n, *shape)`` of :attr:`dtype`, on the pixels' device.
+            ``(n, *shape)`` of :attr:`dtype`, on the inputs' device.
         """
-        spec = self.input
-        mean = torch.tensor(spec.mean, dtype=torch.float64, device=pixels.device).reshape(1, -1, 1, 1)
-        std = torch.tensor(spec.std, dtype=torch.float64, device=pixels.device).reshape(1, -1, 1, 1)
-        values = (pixels.to(torch.float64) / 255.0 - mean) / std
-        if spec.layout == "HWC":
-            values = values.permute(0, 2, 3, 1)
-        values = values.reshape(-1, *spec.shape).to(self.dtype)
+        values = self.form.serve(pixels, self.dtype)
         return values.contiguous(memory_format=torch.channels_last) if self.channels_last else values
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The module's answer, in whatever mode the module is; differentiable.
 
         Args:
-            pixels: ``(n, channels, height, width)`` on the module's device.
+            pixels: ``(n, *form.shape)`` on the module's device.
 
         Returns:
             ``(n, classes)`` in float32 or better.
@@ -183,7 +186,7 @@ class RepairableModel:
         """Logits and embeddings in eval mode, without gradients, batch by batch.
 
         Args:
-            pixels: ``(n, channels, height, width)`` uint8 on any device.
+            pixels: ``(n, *form.shape)`` on any device.
             batch_size: inputs per forward pass.
             heard: called after each batch with inputs done and their total.
 

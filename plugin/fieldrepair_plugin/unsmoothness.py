@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fieldrepair_plugin.augment import augmix_copies
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import RepairableModel, blocks, inference
 
@@ -39,7 +38,7 @@ def mean_prediction(model: RepairableModel, views: Tensor) -> Tensor:
 
     Args:
         model: the model; gradients flow unless the caller stops them.
-        views: ``(views, n, channels, height, width)`` on the module's device.
+        views: ``(views, n, *form.shape)`` on the module's device.
 
     Returns:
         ``(n, classes)``, rows sum to 1.
@@ -64,7 +63,7 @@ def unsmoothness(
 
     Args:
         model: the model to measure.
-        pixels: ``(n, channels, height, width)`` uint8 on the CPU.
+        pixels: ``(n, *form.shape)`` on the CPU.
         settings: how many copies, how strong.
         generator: two models measured with generators of one seed see the same copies, so that their difference is
             theirs and not the augmentation's.
@@ -80,9 +79,7 @@ def unsmoothness(
     with inference(model.module):
         for block in blocks(pixels, images * settings.chain_share):
             here = block.to(device)
-            copies = augmix_copies(
-                here, settings.copies, generator, severity=settings.severity, chain_share=settings.chain_share
-            )
+            copies = model.form.copies(here, settings, generator)
             values.append(normalised_entropy(mean_prediction(model, with_original(here, copies)).double()).cpu())
             if heard is not None:
                 heard(sum(len(part) for part in values), len(pixels))

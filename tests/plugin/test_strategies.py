@@ -23,7 +23,7 @@ from fieldrepair_plugin.strategies import RoundSettings, Strategy, repair, strat
 from fieldrepair_plugin.strategies.repairing import kappa
 from fieldrepair_plugin.strategies.spread import k_means_plus_plus
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 Array = npt.NDArray[Any]
 
@@ -87,7 +87,62 @@ def image_world() -> World:
     return World(RepairableModel(network, spec, "head"), TrainingSet(x, y), *stripes(POOL, seed=2, dim=0.4))
 
 
-WORLDS: dict[str, Callable[[], World]] = {"images": image_world}
+class Tokens(nn.Module):
+    """A bag of token embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.embed(tokens).mean(dim=1)))
+        return logits
+
+
+def table_world() -> World:
+    """Rows of five numbers and a code; in the field the first three numbers are measured in another unit."""
+
+    def rows(count: int, seed: int, shift: float = 0.0) -> tuple[Array, Array]:
+        random = np.random.default_rng(seed)
+        kinds = random.integers(CLASSES, size=count)
+        x = random.normal(size=(count, 6))
+        x[np.arange(count), kinds] += 3.0
+        x[:, :3] += shift
+        x[:, 5] = (kinds + random.integers(2, size=count)) % 4
+        return x.astype(np.float32), kinds.astype(np.int64)
+
+    x, y = rows(90, seed=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, CLASSES))
+        network = fitted(network, torch.from_numpy(x), torch.from_numpy(y))
+    spec = TabularInput(features=("a", "b", "c", "d", "e", "code"), categories={"code": ("0", "1", "2", "3")})
+    return World(RepairableModel(network, spec, "3"), TrainingSet(x, y), *rows(POOL, seed=2, shift=1.5))
+
+
+def text_world() -> World:
+    """Texts of up to nine tokens, four of them their class's own; in the field half of those are synonyms."""
+
+    def texts(count: int, seed: int, synonyms: float = 0.0) -> tuple[Array, Array]:
+        random = np.random.default_rng(seed)
+        kinds = random.integers(CLASSES, size=count)
+        tokens = random.integers(10, 20, size=(count, 9))
+        for text, kind in zip(tokens, kinds, strict=True):
+            own = np.where(random.random(4) < synonyms, 7 + kind, 1 + kind)
+            text[random.choice(9, size=4, replace=False)] = own
+            text[9 - random.integers(3) :] = 0
+        return tokens.astype(np.int64), kinds.astype(np.int64)
+
+    x, y = texts(90, seed=1, synonyms=0.2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = fitted(Tokens(), torch.from_numpy(x), torch.from_numpy(y))
+    spec = TextInput(length=9)
+    return World(RepairableModel(network, spec, "head"), TrainingSet(x, y), *texts(POOL, seed=2, synonyms=0.7))
+
+
+WORLDS: dict[str, Callable[[], World]] = {"images": image_world, "rows": table_world, "texts": text_world}
 
 
 @pytest.fixture(scope="module", params=sorted(WORLDS))
@@ -386,9 +441,11 @@ def test_coreset_goes_where_nothing_is_labelled(images: World, monkeypatch: pyte
     embeddings[[7, 8, 21], 0] = (9.0, 9.1, -4.0)
     trained = np.zeros((70, 2), np.float32)
     calls = iter([embeddings[:POOL], trained, embeddings[:POOL], trained])
-    monkeypatch.setattr(
-        RepairableModel, "logits_and_embeddings", lambda *_: (np.zeros((1, CLASSES), np.float32), next(calls))
-    )
+
+    def answer(*_: object) -> tuple[Array, Array]:
+        return np.zeros((1, CLASSES), np.float32), next(calls)
+
+    monkeypatch.setattr(RepairableModel, "logits_and_embeddings", answer)
     assert pick("coreset", images, 2) == [8, 21], "7 lies beside 8"
     assert pick("coreset", images, 1, known={8: 0}) == [21]
 
