@@ -7,11 +7,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 
 from fieldrepair_monitoring.alerts import Webhook, deliver
 from fieldrepair_monitoring.backoff import Backoff
-from fieldrepair_monitoring.detectors import DETECTORS
+from fieldrepair_monitoring.detectors import detector_factory
 from fieldrepair_monitoring.errors import RegistryError
 from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals
 from fieldrepair_monitoring.metrics import MonitorMetrics, serve_metrics
@@ -172,7 +171,8 @@ def run_monitor(settings: MonitorSettings) -> None:
     import torch
 
     # Takes seconds to load: now, not when the first window is there.
-    import_module(DETECTORS[settings.detector].backend)
+    for name in settings.detector_names:
+        detector_factory(name)
     settings.use_registry()
     if settings.monitor_threads is not None:
         torch.set_num_threads(settings.monitor_threads)

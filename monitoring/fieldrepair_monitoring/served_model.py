@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -13,12 +12,12 @@ import torch
 from torch import nn
 
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError
+from fieldrepair_monitoring.features import Features, FloatArray
 
 if TYPE_CHECKING:
     from fieldrepair_service.inputs import ImageInput
 
 Output = Literal["logits", "probabilities"]
-FloatArray = npt.NDArray[np.float32]
 
 
 class ModelDescription(Protocol):
@@ -38,18 +37,6 @@ class ModelDescription(Protocol):
     def output(self) -> Output:
         """What the module returns."""
         ...
-
-
-@dataclass(frozen=True)
-class Features:
-    """Everything one pass over some inputs gives."""
-
-    outputs: FloatArray
-    """``(n, classes)`` as the module returned them."""
-    scores: FloatArray
-    """``(n, classes)`` probabilities, rows sum to 1."""
-    embeddings: FloatArray
-    """``(n, d)`` input of the embedding layer, flattened."""
 
 
 class ServedModel:
@@ -124,7 +111,8 @@ class ServedModel:
                 embeddings.append(self._embedding(captured, len(batch)))
                 captured.clear()
         raw = np.concatenate(outputs)
-        return Features(raw, to_scores(raw, self.handover.output), np.concatenate(embeddings))
+        rows = np.asarray(x, dtype=np.float32) if x.ndim == 2 else None
+        return Features(raw, to_scores(raw, self.handover.output), np.concatenate(embeddings), rows)
 
     def _run(self, batch: npt.NDArray[np.generic]) -> object:
         try:

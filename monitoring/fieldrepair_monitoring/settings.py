@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 from typing_extensions import Self
 
+from fieldrepair_monitoring.false_alarms import rate_for
 from fieldrepair_service.settings import StoreSettings
 
 
@@ -48,19 +49,33 @@ class MonitorSettings(RegistrySettings):
 
     window_size: int = Field(default=100, ge=10)
     """Field inputs that are judged together. Only full windows are judged."""
-    detector: Literal["mmd", "frouros_mmd"] = "mmd"
-    """How windows are compared with the reference: maximum mean discrepancy with a permutation test, computed by
-    alibi-detect (mmd; Business Source License 1.1) or by frouros (frouros_mmd; BSD-3-Clause)."""
+    detectors: str = "mmd"
+    """How windows are compared with the reference: one name, or several with commas between them. mmd, lsdd,
+    learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty and frouros_ks at class scores; context_mmd
+    at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), tabular is our own, all others
+    use alibi-detect (Business Source License 1.1)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
-    """A window with a smaller p-value counts as drifted."""
-    drift_permutations: int = Field(default=1000, ge=10)
-    """Random permutations behind a p-value; needs more than 1 / drift_p_value."""
+    """Rate of false alarms per window, for all detectors together: a window with a smaller p-value counts as drifted."""
+    drift_false_alarms_per_day: float | None = Field(default=None, gt=0)
+    """Sets drift_p_value so that confirmed false alarms come so often per day of unchanged traffic at most, on average;
+    needs drift_field_inputs_per_day. Default: drift_p_value as it is."""
+    drift_field_inputs_per_day: float | None = Field(default=None, gt=0)
+    """Traffic of one model version, for drift_false_alarms_per_day."""
+    drift_multiplicity: Literal["bonferroni", "bh"] = "bonferroni"
+    """How the p-values of several detectors make one decision: Bonferroni, or Benjamini-Hochberg (bh)."""
+    drift_min_effect: float = Field(default=0.5, ge=0)
+    """Windows with a smaller effect never count as drifted. 1 is the distance that chance shows in windows of 100 (95 % of
+    them stay below); it matters for windows of several thousand, which see differences that are there and mean nothing."""
+    drift_calibration_windows: int = Field(default=2000, ge=100)
+    """Windows drawn from the reference to learn what chance does; more than the number of detectors / drift_p_value."""
     drift_reference_size: int = Field(default=1000, ge=50)
     """At most so many reference inputs, drawn at random, stand for each world."""
     drift_confirmations: int = Field(default=2, ge=1)
     """Drifted windows among the last drift_confirmation_windows that make a shift."""
     drift_confirmation_windows: int = Field(default=3, ge=1)
     """Windows looked back on to confirm a shift. As many calm ones in a row end a drift event."""
+    drift_cooldown_seconds: float = Field(default=0.0, ge=0)
+    """For so long after a drift event has ended no new one is opened; a shift that is still there then is one."""
     require_harm: bool = True
     """Raise an alert only if the estimated accuracy has fallen too. Without harm, a shift shows in the metrics only."""
     harm_margin: float = Field(default=0.03, ge=0, lt=1)
@@ -82,7 +97,7 @@ class MonitorSettings(RegistrySettings):
     monitor_threads: int | None = Field(default=None, ge=1)
     """Threads PyTorch may use. Default: PyTorch's own choice."""
     monitor_seed: int = Field(default=0, ge=0)
-    """Seed of the permutations and of the reference sample: the same window always gets the same answer."""
+    """Seed of calibration windows and of the reference sample: the same window always gets the same answer."""
 
     @model_validator(mode="after")
     def _can_alert(self) -> Self:
@@ -91,9 +106,33 @@ class MonitorSettings(RegistrySettings):
                 f"drift_confirmations ({self.drift_confirmations}) must not be larger than "
                 f"drift_confirmation_windows ({self.drift_confirmation_windows})"
             )
-        if self.drift_p_value * (1 + self.drift_permutations) <= 1:
+        if len(set(self.detector_names)) < len(self.detector_names) or not self.detector_names:
+            raise ValueError(f"detectors must be different names with commas between them, got {self.detectors!r}")
+        if (self.drift_false_alarms_per_day is None) != (self.drift_field_inputs_per_day is None):
+            raise ValueError("drift_false_alarms_per_day and drift_field_inputs_per_day are set together, or neither")
+        share = self.false_alarm_rate / len(self.detector_names)
+        if share * (1 + self.drift_calibration_windows) <= 1:
             raise ValueError(
-                f"drift_permutations ({self.drift_permutations}) must be larger than 1 / drift_p_value "
-                f"({1 / self.drift_p_value:.0f}), or no window could ever count as drifted"
+                f"drift_calibration_windows ({self.drift_calibration_windows}) must be larger than the number of "
+                f"detectors / the rate of false alarms per window ({1 / share:.0f}), or no window could ever count as "
+                "drifted"
             )
         return self
+
+    @property
+    def detector_names(self) -> tuple[str, ...]:
+        """The detectors, in order."""
+        return tuple(name.strip() for name in self.detectors.split(",") if name.strip())
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """Per window, for all detectors together: ``drift_p_value``, or what follows from the rate per day."""
+        if self.drift_false_alarms_per_day is None or self.drift_field_inputs_per_day is None:
+            return self.drift_p_value
+        return rate_for(
+            self.drift_false_alarms_per_day,
+            field_inputs_per_day=self.drift_field_inputs_per_day,
+            window_size=self.window_size,
+            confirmations=self.drift_confirmations,
+            windows=self.drift_confirmation_windows,
+        )

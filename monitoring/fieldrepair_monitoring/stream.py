@@ -111,9 +111,13 @@ class Stream:
             detector=verdict.detector,
             statistic=verdict.score.statistic,
             threshold=verdict.score.threshold,
-            p_value=verdict.score.p_value,
-            drifted=verdict.score.drifted,
-            estimated_accuracy=verdict.estimated_accuracy,
+            p_value=verdict.p_value,
+            drifted=verdict.drifted,
+            estimated_accuracy=verdict.accuracy.value,
+            accuracy_low=verdict.accuracy.low,
+            accuracy_high=verdict.accuracy.high,
+            effect_size=verdict.score.effect_size,
+            scores=verdict.scores_json(),
             cursor_start=found.cursor_start,
         )
         earlier = self._book.windows(self._name, self._version, limit=self._confirmation.windows)
@@ -122,7 +126,8 @@ class Stream:
         event = self._book.open_event(self._name, self._version)
         shift = self._confirmation.shift(recent)
         harmful = shift is not None and self._harmful(shift)
-        opens = self._new_event(shift, window, verdict) if shift is not None and harmful and event is None else None
+        wanted = shift is not None and harmful and event is None and not self._cooling()
+        opens = self._new_event(shift, window, verdict) if shift is not None and wanted else None
         ends = event.id if event is not None and self._confirmation.calm(recent) else None
         opened = self._book.record_windows(self._name, self._version, found.cursor_end, [window], opens, ends)
         self._report(window, opened, still_open=event is not None and ends is None)
@@ -130,6 +135,13 @@ class Stream:
         self._metrics.shift_without_harm.labels(self._name, self._version).set(int(without_harm))
         if ends is not None:
             logger.info("%s %s: drift event %d has ended", self._name, self._version, ends)
+
+    def _cooling(self) -> bool:
+        """Whether the last event ended too short a time ago for another one to begin."""
+        last = self._book.events(self._name, self._version, limit=1)
+        if self._settings.drift_cooldown_seconds == 0 or not last or last[0].ended_ms is None:
+            return False
+        return time.time() - last[0].ended_ms / 1000 < self._settings.drift_cooldown_seconds
 
     def _harmful(self, shift: Shift) -> bool:
         if not self._settings.require_harm:
@@ -157,7 +169,7 @@ class Stream:
 
     def _summary(self, shift: Shift) -> str:
         last = shift.windows[-1]
-        p_value = "" if last.p_value is None else f" (p = {last.p_value:.3f} < {self._settings.drift_p_value:g})"
+        p_value = "" if last.p_value is None else f" (p = {last.p_value:.2g} < {self._settings.false_alarm_rate:.2g})"
         estimate = ""
         if shift.estimated_accuracy is not None:
             estimate = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from fieldrepair_monitoring.detectors import DETECTORS, MIN_REFERENCE, Detector, DriftScore, FloatArray
+from fieldrepair_monitoring.detectors import MIN_REFERENCE, Detector, DetectorOptions, DriftScore, make_detector
+from fieldrepair_monitoring.detectors.combination import combine
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
+from fieldrepair_monitoring.features import Features, joined
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
 from fieldrepair_monitoring.reference import Inputs, Reference
 from fieldrepair_monitoring.settings import MonitorSettings
-from fieldrepair_monitoring.severity import AccuracyEstimator
+from fieldrepair_monitoring.severity import AccuracyEstimate, AccuracyEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +34,35 @@ class Verdict:
     """What the monitor thinks of one window."""
 
     detector: str
+    """The detector that sees the clearest difference from that world."""
     score: DriftScore
-    """Against the world the window resembles most."""
+    """Its score."""
     world: int
-    """That world."""
-    estimated_accuracy: float
+    """The world the window resembles most."""
+    scores: Mapping[str, DriftScore]
+    """Every detector's score against that world."""
+    p_value: float
+    """Of all detectors together, adjusted for their number."""
+    drifted: bool
+    """Whether all of them together say that the window is unlike every world."""
+    accuracy: AccuracyEstimate
+    """Without labels."""
+
+    @property
+    def estimated_accuracy(self) -> float:
+        """Share of right answers to expect."""
+        return self.accuracy.value
+
+    def scores_json(self) -> dict[str, dict[str, float | bool]]:
+        """``{detector: {statistic, threshold, p_value, drifted, effect_size}}``, as the case book keeps it."""
+        return {name: asdict(score) for name, score in self.scores.items()}
 
 
 class WatchedVersion:
-    """Hand-over, model, one fitted detector per world, and the accuracy estimate.
+    """Hand-over, model, fitted detectors for each world, and the accuracy estimate.
 
-    A window counts as drifted only if it differs from **every** world the version was validated on: its score is the
-    one against the world with the largest p-value. So a repaired version stays calm both on the original
+    A window counts as drifted only if it differs from **every** world the version was validated on: its scores are
+    those against the world with the largest p-value. So a repaired version stays calm both on the original
     distribution and on the field it was repaired for.
 
     Args:
@@ -55,11 +75,12 @@ class WatchedVersion:
         self.handover = handover
         self._model = model
         reference = handover.reference
+        self._settings = settings
         validation = model.features(reference.val_x)
         known = np.concatenate([reference.train_x, reference.normal_x])
         training = model.embeddings(_sample(known, TRAINING_SAMPLE, settings.monitor_seed))
         self._estimator = AccuracyEstimator(validation, reference.val_y, training)
-        self._detectors = self._fit(reference, validation.embeddings, settings)
+        self._detectors = self._fit(reference, validation, settings)
 
     @classmethod
     def load(cls, name: str, version: str, settings: MonitorSettings, cache_dir: Path | None = None) -> Self:
@@ -100,53 +121,86 @@ class WatchedVersion:
                 "output_not_finite",
                 f"the model gives NaN or infinity on {int((~finite).sum())} of {len(inputs)} inputs",
             )
-        scores = {world: detector.score(features.embeddings) for world, detector in self._detectors.items()}
+        worlds = {
+            world: {name: detector.score(features) for name, detector in detectors.items()}
+            for world, detectors in self._detectors.items()
+        }
+        together = {
+            world: combine(
+                scores,
+                alpha=self._settings.false_alarm_rate,
+                min_effect=self._settings.drift_min_effect,
+                multiplicity=self._settings.drift_multiplicity,
+            )
+            for world, scores in worlds.items()
+        }
         # Of worlds with the same p-value, the nearer one.
-        nearest = max(scores, key=lambda world: (scores[world].p_value, -scores[world].statistic))
-        return Verdict(self._detectors[nearest].name, scores[nearest], nearest, self._estimator.estimate(features))
+        nearest = max(
+            worlds,
+            key=lambda world: (together[world].p_value, -worlds[world][together[world].decisive].effect_size),
+        )
+        decision = together[nearest]
+        return Verdict(
+            detector=decision.decisive,
+            score=worlds[nearest][decision.decisive],
+            world=nearest,
+            scores=worlds[nearest],
+            p_value=decision.p_value,
+            drifted=all(combined.drifted for combined in together.values()),
+            accuracy=self._estimator.estimate(features),
+        )
 
-    def _fit(self, reference: Reference, validation: FloatArray, settings: MonitorSettings) -> dict[int, Detector]:
-        detectors: dict[int, Detector] = {}
+    def _fit(
+        self, reference: Reference, validation: Features, settings: MonitorSettings
+    ) -> dict[int, dict[str, Detector]]:
+        options = DetectorOptions(
+            # Each detector's own threshold is drawn where Bonferroni puts it; the decision is made by all together.
+            p_value=settings.false_alarm_rate / len(settings.detector_names),
+            window_size=settings.window_size,
+            calibration_windows=settings.drift_calibration_windows,
+            min_effect=settings.drift_min_effect,
+            seed=settings.monitor_seed,
+            device=settings.monitor_device,
+        )
+        detectors: dict[int, dict[str, Detector]] = {}
         for world in reference.worlds:
-            embeddings = self._embeddings(reference, validation, world, settings)
-            if len(embeddings) < MIN_REFERENCE:
+            features = self._features(reference, validation, world, settings)
+            if len(features) < MIN_REFERENCE:
                 logger.warning(
                     "world %d has only %d inputs, need %d to compare with: left out",
                     world,
-                    len(embeddings),
+                    len(features),
                     MIN_REFERENCE,
                 )
                 continue
-            detector = DETECTORS[settings.detector](
-                p_value=settings.drift_p_value,
-                permutations=settings.drift_permutations,
-                seed=settings.monitor_seed,
-                device=settings.monitor_device,
-            )
-            detector.fit(embeddings)
-            detectors[world] = detector
+            made = {name: make_detector(name, options) for name in settings.detector_names}
+            for detector in made.values():
+                detector.fit(features)
+            detectors[world] = made
         if not detectors:
             raise HandOverMismatchError(f"no world of the reference set has {MIN_REFERENCE} inputs to compare with")
         return detectors
 
-    def _embeddings(
-        self, reference: Reference, validation: FloatArray, world: int, settings: MonitorSettings
-    ) -> FloatArray:
-        """Embeddings that stand for a world: held-out ones, where there are enough.
+    def _features(
+        self, reference: Reference, validation: Features, world: int, settings: MonitorSettings
+    ) -> Features:
+        """Features that stand for a world: of held-out inputs, where there are enough.
 
         A model has fitted its training inputs more tightly than anything it will see, so clean traffic differs from
         them and would raise false alarms. Validation inputs, and the unlabelled inputs of later worlds, do not have
         this flaw; training inputs only fill up where there are fewer than 200 of those.
         """
-        parts = [validation[reference.val_world == world]]
+        parts = [validation.take(reference.val_world == world)]
         unlabelled = reference.normal_x[reference.normal_world == world]
         if len(unlabelled):
-            parts.append(self._model.embeddings(unlabelled))
+            parts.append(self._model.features(unlabelled))
         missing = ENOUGH_HELD_OUT - sum(map(len, parts))
         training = reference.train_x[reference.train_world == world]
         if missing > 0 and len(training):
-            parts.append(self._model.embeddings(_sample(training, missing, settings.monitor_seed)))
-        return _sample(np.concatenate(parts), settings.drift_reference_size, settings.monitor_seed)
+            parts.append(self._model.features(_sample(training, missing, settings.monitor_seed)))
+        together = joined(parts)
+        chosen = _sample(np.arange(len(together)), settings.drift_reference_size, settings.monitor_seed)
+        return together.take(chosen)
 
 
 def _sample(rows: npt.NDArray[Scalar], size: int, seed: int) -> npt.NDArray[Scalar]:

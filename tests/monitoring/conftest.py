@@ -180,7 +180,7 @@ def settings(tmp_path: Path) -> Callable[..., MonitorSettings]:
             "state_dir": tmp_path / "state",
             "window_size": 50,
             "poll_seconds": 0.05,
-            "drift_permutations": 500,
+            "drift_calibration_windows": 500,
             "monitor_threads": 1,
             "monitor_metrics_port": 0,
         }

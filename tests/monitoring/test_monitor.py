@@ -24,6 +24,7 @@ from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.inputs import ImageInput
 
 if TYPE_CHECKING:
+    from fieldrepair_monitoring.features import Features
     from tests.monitoring.conftest import Digits, FieldWriter, Images, Registered
 
 pytestmark = pytest.mark.usefixtures("registry")
@@ -199,10 +200,10 @@ def test_the_detector_stands_on_held_out_inputs(
 
     fitted: list[int] = []
 
-    def note(_self: object, reference: Images) -> None:
+    def note(_self: object, reference: Features) -> None:
         fitted.append(len(reference))
 
-    monkeypatch.setattr("fieldrepair_monitoring.detectors.MmdDetector.fit", note)
+    monkeypatch.setattr("fieldrepair_monitoring.detectors.mmd.MmdDetector.fit", note)
     for reference in (
         digits.reference,
         replace(
@@ -221,7 +222,7 @@ def test_a_change_of_detector_is_recorded_and_carries_on(
     field.write(digits.field_x[:150])
     Monitor(settings(), log, book, MonitorMetrics()).round()
     field.write(turned(digits.field_x[150:250]))
-    Monitor(settings(detector="frouros_mmd"), log, book, MonitorMetrics()).round()
+    Monitor(settings(detectors="frouros_mmd"), log, book, MonitorMetrics()).round()
     windows = book.windows("digits", "1")
     assert [window.detector for window in windows] == ["mmd"] * 3 + ["frouros_mmd"] * 2
     [event] = book.events()
