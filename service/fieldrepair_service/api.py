@@ -27,7 +27,7 @@ from fieldrepair_service.case_book import CaseBook, CaseState, Task
 from fieldrepair_service.errors import BodyTooLarge, Conflict
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.http_errors import AlreadyLabelledBody, ErrorBody
-from fieldrepair_service.images import MAX_SCALE, InputCache, fitting_scale, image_input, render_png
+from fieldrepair_service.images import MAX_SCALE, READ_AHEAD, InputCache, fitting_scale, image_input, render_png
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -167,8 +167,7 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         key = (task.request_id, task.row)
         instance = inputs.cached(key)
         if instance is None:
-            following = [t for t in book.tasks(case.id, attempt=task.attempt) if t.position > task.position]
-            instance = inputs.read(key, [(t.request_id, t.row) for t in following], spec)
+            instance = inputs.read(key, book.following(task, limit=READ_AHEAD), spec)
         return Response(render_png(instance, spec, scale), media_type="image/png", headers=headers)
 
     @router.get("/events", tags=["monitoring"])

@@ -8,6 +8,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from fieldrepair_service.errors import ImageUnavailable, InputError, RowsNotFound
 from fieldrepair_service.field_log import FieldLog, FieldRows
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,21 @@ LARGEST_SIDE = 4096
 
 _READ_BYTES = 32 * 2**20
 _READ_ROWS = 256
-_COLUMNS = ("input", "dtype", "shape")
+_COLUMNS = ("input", "dtype", "shape", "predicted_class", "confidence")
+READ_AHEAD = _READ_ROWS
+"""How many neighbours a read of the field log takes along at most."""
 
 Key = tuple[str, int]
 Instance = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model said about a field input."""
+
+    predicted_class: int
+    confidence: float | None
+    """0..1, if it said."""
 
 
 def image_input(spec: Mapping[str, object]) -> ImageInput:
@@ -100,6 +112,7 @@ class InputCache:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._instances: OrderedDict[Key, Instance] = OrderedDict()
+        self._predictions: dict[Key, Prediction] = {}  # of the same keys, where the model's answer was readable
         self._bytes = 0
 
     def cached(self, key: Key) -> Instance | None:
@@ -109,7 +122,12 @@ class InputCache:
                 self._instances.move_to_end(key)
             return self._instances.get(key)
 
-    def read(self, key: Key, neighbours: Sequence[Key], spec: ImageInput) -> Instance:
+    def prediction(self, key: Key) -> Prediction | None:
+        """What the model said about a field input that was read; None if it is not in memory, or has no answer."""
+        with self._lock:
+            return self._predictions.get(key)
+
+    def read(self, key: Key, neighbours: Sequence[Key], spec: ImageInput | TabularInput | TextInput) -> Instance:
         """A field input, read from the field log with its neighbours if it is not in memory.
 
         Args:
@@ -126,7 +144,7 @@ class InputCache:
                 self._fill(key, neighbours, spec)
             return self._instances[key]
 
-    def _fill(self, key: Key, neighbours: Sequence[Key], spec: ImageInput) -> None:
+    def _fill(self, key: Key, neighbours: Sequence[Key], spec: ImageInput | TabularInput | TextInput) -> None:
         instance_bytes = math.prod(spec.shape) * 8
         room = max(1, min(_READ_ROWS, _READ_BYTES // instance_bytes, self._max_bytes // instance_bytes))
         others = [other for other in neighbours if other != key and other not in self._instances]
@@ -138,20 +156,34 @@ class InputCache:
                 raise ImageUnavailable(f"{_name(key)} is not in the field log any more") from error
             keys = [other for other in keys if other not in error.missing]
             rows = self._field_log.read_rows(keys, columns=_COLUMNS)
-        self._keep(key, _instance(rows, 0, key))
+        predictions = _predictions(rows)
+        self._keep(key, _instance(rows, 0, key), predictions[0])
         for index, other in enumerate(keys[1:], start=1):
             try:
-                self._keep(other, _instance(rows, index, other))
+                self._keep(other, _instance(rows, index, other), predictions[index])
             except ImageUnavailable as error:  # noqa: PERF203  (its turn comes when it is asked for)
                 logger.info("not read ahead: %s", error)
         while self._bytes > self._max_bytes and len(self._instances) > 1:
             # The one that was asked for stays: it came in first, but the caller takes it now.
             oldest = next(other for other in self._instances if other != key)
             self._bytes -= self._instances.pop(oldest).nbytes
+            self._predictions.pop(oldest, None)
 
-    def _keep(self, key: Key, instance: Instance) -> None:
+    def _keep(self, key: Key, instance: Instance, prediction: Prediction | None) -> None:
         self._instances[key] = instance
+        if prediction is not None:
+            self._predictions[key] = prediction
         self._bytes += instance.nbytes
+
+
+def _predictions(rows: FieldRows) -> list[Prediction | None]:
+    table = rows.to_table()
+    classes = table.column("predicted_class").to_pylist()
+    confidences = table.column("confidence").to_pylist()
+    return [
+        None if predicted is None else Prediction(predicted, confidence)
+        for predicted, confidence in zip(classes, confidences, strict=True)
+    ]
 
 
 def _instance(rows: FieldRows, index: int, key: Key) -> Instance:

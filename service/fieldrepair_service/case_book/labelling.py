@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from fieldrepair_service.case_book import convert
@@ -28,11 +28,20 @@ LEASE_S = 300.0
 class Labelling(Tasks):
     """Handing out tasks and taking answers."""
 
-    def next_task(self, case_id: int, labeller: str, *, lease_s: float = LEASE_S) -> Task | None:
+    def next_task(
+        self, case_id: int, labeller: str, *, lease_s: float = LEASE_S, after: int | None = None
+    ) -> Task | None:
         """The task this labeller shall answer next; theirs until the lease ends.
 
         Who asks again gets the same task and a fresh lease. Nobody else gets it before the lease ends, and nobody
         gets a task they have answered.
+
+        Args:
+            case_id: the case.
+            labeller: who asks.
+            lease_s: how long nobody else gets the task.
+            after: position of a task to pass over for now: the labeller gives back what they hold, and gets the
+                first task behind it, or, if there is none, the first of all.
 
         Returns:
             None if no task is free, the case has no plan yet, or it is not annotating.
@@ -59,9 +68,12 @@ class Labelling(Tasks):
                 .order_by(TaskRow.position)
                 .limit(1)
             )
-            row = session.scalar(waiting.where(TaskRow.leased_to == labeller)) or session.scalar(
-                waiting.where(or_(TaskRow.leased_to.is_(None), TaskRow.leased_until_ms <= now))
-            )
+            free = waiting.where(or_(TaskRow.leased_to.is_(None), TaskRow.leased_until_ms <= now))
+            if after is None:
+                row = session.scalar(waiting.where(TaskRow.leased_to == labeller)) or session.scalar(free)
+            else:
+                _give_back(session, case, labeller)
+                row = session.scalar(free.where(TaskRow.position > after)) or session.scalar(free)
             if row is None:
                 return None
             row.leased_to, row.leased_until_ms = labeller, now + round(lease_s * 1000)
@@ -131,7 +143,7 @@ class Labelling(Tasks):
             return convert.to_task(row)
 
     def undo(self, task_id: int, labeller: str, *, lease_s: float = LEASE_S, role: str = "labeller") -> Task:
-        """Take back one's own answer: the task is open again and leased to this labeller.
+        """Take back one's own answer: the task is open again and leased to this labeller, in place of what they hold.
 
         Raises:
             NotYourTask: someone else answered it, or nobody did.
@@ -149,6 +161,7 @@ class Labelling(Tasks):
             if own is None:
                 who = f"was {row.state} by {row.decided_by!r}" if row.decided_by else "has no answer to take back"
                 raise NotYourTask(f"task {task_id} {who}; {labeller!r} cannot undo it")
+            _give_back(session, case, labeller)
             session.delete(own)
             if row.answers_wanted > 2 and len(answers) < 3:  # the disagreement that asked for a third is gone
                 row.answers_wanted = 2
@@ -201,6 +214,15 @@ def lock_task(session: Session, task_id: int) -> tuple[CaseRow, TaskRow]:
     """A task and its case; the lock on the case covers the task, which is read again under it."""
     case = lock_case(session, read_task(session, task_id).case_id)
     return case, read_task(session, task_id)
+
+
+def _give_back(session: Session, case: CaseRow, labeller: str) -> None:
+    """A labeller holds one task of a case; before they get another one, it is free for others."""
+    session.execute(
+        update(TaskRow)
+        .where(TaskRow.case_id == case.id, TaskRow.leased_to == labeller)
+        .values(leased_to=None, leased_until_ms=None)
+    )
 
 
 def _answers(session: Session, task: TaskRow) -> list[AnswerRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from fieldrepair_service.case_book import convert
@@ -130,8 +130,68 @@ class Tasks(Cases):
         Raises:
             NotInCaseBook: if there is no such case.
         """
-        case = self.case(case_id)
-        return agreement_of(self.tasks(case_id, attempt=case.attempt), self.answers(case_id, attempt=case.attempt))
+        with self._database.reading() as session:
+            case = read_case(session, case_id)
+            double = (
+                TaskRow.case_id == case_id,
+                TaskRow.attempt == case.attempt,
+                TaskRow.answers_wanted > 1,
+            )
+            tasks = session.scalars(select(TaskRow).where(*double)).all()
+            answers = session.scalars(select(AnswerRow).join(TaskRow).where(*double).order_by(AnswerRow.id)).all()
+            return agreement_of([convert.to_task(row) for row in tasks], [convert.to_answer(row) for row in answers])
+
+    def answered_by(self, case_id: int, labeller: str) -> int:
+        """How many tasks of the case's present attempt this labeller has answered.
+
+        Raises:
+            NotInCaseBook: if there is no such case.
+        """
+        with self._database.reading() as session:
+            case = read_case(session, case_id)
+            answered = (
+                select(func.count())
+                .select_from(AnswerRow)
+                .join(TaskRow)
+                .where(TaskRow.case_id == case_id, TaskRow.attempt == case.attempt, AnswerRow.labeller == labeller)
+            )
+            return session.scalar(answered) or 0
+
+    def following(self, task: Task, *, limit: int) -> list[tuple[str, int]]:
+        """The field inputs of the open tasks behind this one: what labellers will look at next."""
+        query = (
+            select(TaskRow.request_id, TaskRow.row)
+            .where(
+                TaskRow.case_id == task.case_id,
+                TaskRow.attempt == task.attempt,
+                TaskRow.position > task.position,
+                TaskRow.state == str(TaskState.OPEN),
+            )
+            .order_by(TaskRow.position)
+            .limit(limit)
+        )
+        with self._database.reading() as session:
+            return [(request_id, row) for request_id, row in session.execute(query)]
+
+    def ahead(self, task: Task, labeller: str) -> int | None:
+        """The task this labeller will most likely get after this one, to fetch its picture early."""
+        now = self._now()
+        answered = select(AnswerRow.id).where(AnswerRow.task_id == TaskRow.id, AnswerRow.labeller == labeller)
+        query = (
+            select(TaskRow.id)
+            .where(
+                TaskRow.case_id == task.case_id,
+                TaskRow.attempt == task.attempt,
+                TaskRow.id != task.id,
+                TaskRow.state == str(TaskState.OPEN),
+                or_(TaskRow.leased_to.is_(None), TaskRow.leased_until_ms <= now),
+                ~answered.exists(),
+            )
+            .order_by(TaskRow.position)
+            .limit(1)
+        )
+        with self._database.reading() as session:
+            return session.scalar(query)
 
 
 def read_task(session: Session, task_id: int) -> TaskRow:
