@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 
-import uvicorn
 import uvloop
 
 from fieldrepair_service.capture import Capture, CaptureLimits
@@ -21,9 +20,10 @@ from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.roles import Role
-from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
+from fieldrepair_service.serving import listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.sidecar_settings import SidecarSettings
+from fieldrepair_service.traffic_server import TrafficServer
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams, normalise_upstream
 
@@ -79,7 +79,7 @@ class _Sidecar:
             sync=settings.durability == "sync",
             on_new_spool=self._restart_shipper,
         )
-        self._shipper = ShipperProcess(self._shipper_options(), on_damaged_spool=capture.check_spool)
+        self._shipper = ShipperProcess(settings.shipper_options(self._spool), on_damaged_spool=capture.check_spool)
         control_server = ControlServer(
             create_control_app(
                 upstreams=self._upstreams,
@@ -97,8 +97,7 @@ class _Sidecar:
             self._upstreams,
             capture,
             self._stats,
-            sampling_fraction=settings.sampling_fraction,
-            max_logged_body=settings.max_logged_body,
+            policy=settings.policy(),
         )
         try:
             self._announce(traffic, control)
@@ -111,49 +110,19 @@ class _Sidecar:
             logger.info("stopped")
 
     async def _serve_traffic(self, proxy: Proxy, traffic: socket.socket) -> None:
-        config = uvicorn.Config(
-            proxy,  # type: ignore[arg-type]  # a raw ASGI app; uvicorn's own types want typed messages
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            loop="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(self._settings.drain_seconds)),
-        )
-        server = TrafficServer(config)
+        server = TrafficServer(proxy, drain_seconds=self._settings.drain_seconds)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            if self._draining:
-                server.force_exit = True  # asked twice: do not wait for the requests in flight
-            else:
-                logger.info("draining: no new connections, up to %.0f s for requests", self._settings.drain_seconds)
             self._draining = True
-            server.should_exit = True
+            server.stop()  # asked twice, it does not wait for the requests in flight
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        logging.getLogger("uvicorn.error").addFilter(_not_about_broken_answers)
         # What exists by now stays for good. Leaving it out of every later collection keeps those short.
         gc.collect()
         gc.freeze()
-        await server.serve(sockets=[traffic])
-
-    def _shipper_options(self) -> list[str]:
-        settings = self._settings
-        return [
-            f"--spool={self._spool.absolute()}",
-            f"--field-log={settings.field_log_uri}",
-            f"--flush-seconds={settings.flush_seconds}",
-            f"--flush-exchanges={settings.flush_exchanges}",
-            f"--compact-every={settings.compact_every}",
-            f"--grace={settings.ship_seconds}",
-        ]
+        await server.serve(traffic)
 
     def _restart_shipper(self) -> None:
         if self._shipper is not None:
@@ -180,8 +149,3 @@ class _Sidecar:
             draft.replace(path)
         except OSError as error:
             logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving
-
-
-def _not_about_broken_answers(record: logging.LogRecord) -> bool:
-    """uvicorn calls it an error when an answer is left without its end. Here that is on purpose, and counted."""
-    return "returned without completing response" not in record.msg

@@ -6,6 +6,10 @@ Prometheus' own histograms take a lock for every number; here an observation is 
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fieldrepair_service.request_log import RequestLog
 
 # Seconds. Fine at the low end, where the sidecar's own share lies.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -40,7 +44,9 @@ class TrafficStats:
 
     def __init__(self) -> None:
         self.requests: dict[int, int] = {}
+        self.connections = 0  # open now
         self.broken_answers = 0
+        self.request_log: RequestLog | None = None
         self.undecoded = 0  # requests that speak none of the protocols that are decoded; forwarded, never logged
         self.request_seconds = Histogram()
         self.upstream_seconds = Histogram()

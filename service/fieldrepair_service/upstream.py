@@ -8,38 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextvars import ContextVar
+import ssl
 from dataclasses import dataclass
-from typing import Any
+from time import perf_counter
 from urllib.parse import urlsplit
-from weakref import WeakSet
-
-import aiohttp
-from aiohttp.client_reqrep import ClientRequest
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
-from yarl import URL
 
 from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.upstream_connection import UpstreamConnection
 
 logger = logging.getLogger(__name__)
-
-# A client's headers go out as they came: aiohttp must not add the ones it would like to see.
-_NEVER_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-_HEADER_LIMIT = 64 * 1024
-_CACHED_URLS = 256
-
-connection_was_reused: ContextVar[bool] = ContextVar("connection_was_reused", default=False)
-"""Whether this task's last upstream connection had carried a request before."""
 
 
 @dataclass(frozen=True)
 class UpstreamLimits:
-    """Times, in seconds, that an upstream is given."""
+    """Times, in seconds, that an upstream is given, and how many idle connections to it are kept."""
 
     connect_timeout: float = 5.0
     total_timeout: float = 60.0
     idle_seconds: float = 4.0
+    idle_connections: int = 256
 
 
 @dataclass(frozen=True)
@@ -53,70 +40,109 @@ class UpstreamView:
     in_flight: int
 
 
-class _Connector(aiohttp.TCPConnector):
-    """A connection pool that tells whether a connection is fresh; see :data:`connection_was_reused`."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._used: WeakSet[object] = WeakSet()
-
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        reused = protocol in self._used
-        connection_was_reused.set(reused)
-        if not reused:
-            self._used.add(protocol)
-        return connection
-
-
 class Upstream:
     """One model server: its connections, what it serves, and how many requests it is working on."""
 
-    __slots__ = ("_urls", "base", "generation", "in_flight", "model_name", "model_version", "session")
-
-    def __init__(self, base: str, model_name: str, model_version: str, generation: int, limits: UpstreamLimits) -> None:
+    def __init__(
+        self,
+        base: str,
+        model_name: str,
+        model_version: str,
+        generation: int,
+        limits: UpstreamLimits,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(base)
         self.base = base
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.prefix = parts.path.encode("latin-1", "replace")
+        self.authority = parts.netloc.encode("latin-1", "replace")
         self.model_name = model_name
         self.model_version = model_version
         self.generation = generation
+        self.limits = limits
         self.in_flight = 0
-        self._urls: dict[tuple[bytes, bytes], URL] = {}
-        self.session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=limits.idle_seconds, ttl_dns_cache=10),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=limits.total_timeout, connect=limits.connect_timeout),
-            auto_decompress=False,
-            skip_auto_headers=_NEVER_ADDED,
-            max_line_size=_HEADER_LIMIT,
-            max_field_size=_HEADER_LIMIT,
-            read_bufsize=256 * 1024,
-            trust_env=False,
-        )
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._idle: list[UpstreamConnection] = []  # the one used last is at the end, and is used next
+        self._closed = False
+        self._sweep: asyncio.TimerHandle | None = None
 
-    def target(self, raw_path: bytes, query: bytes) -> URL:
-        """The URL of a request target at this upstream, byte for byte as the client wrote it."""
-        url = self._urls.get((raw_path, query))
-        if url is None:
-            text = self.base + raw_path.decode("latin-1")
-            url = URL(f"{text}?{query.decode('latin-1')}" if query else text, encoded=True)
-            if len(self._urls) < _CACHED_URLS:
-                self._urls[raw_path, query] = url
-        return url
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection; None if there is none."""
+        oldest = perf_counter() - self.limits.idle_seconds
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection.
+
+        Raises:
+            OSError: if the model server cannot be reached, or shows no certificate to be trusted.
+            asyncio.TimeoutError: if that takes too long.
+        """
+        connecting = asyncio.get_running_loop().create_connection(
+            lambda: UpstreamConnection(self._give_back), self.host, self.port, ssl=self._tls
+        )
+        _, connection = await asyncio.wait_for(connecting, self.limits.connect_timeout)
+        return connection
 
     def view(self) -> UpstreamView:
         """A copy for the control port."""
         return UpstreamView(self.generation, self.base, self.model_name, self.model_version, self.in_flight)
 
+    def close(self) -> None:
+        """Close the idle connections, and the others as they become idle."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
+        if not reusable:
+            if connection in self._idle:  # the model server has closed it
+                self._idle.remove(connection)
+            connection.close()
+        elif self._closed or len(self._idle) >= self.limits.idle_connections or not self.limits.idle_seconds:
+            connection.close()
+        else:
+            connection.idle_since = perf_counter()
+            self._idle.append(connection)
+            if self._sweep is None:
+                self._sweep = asyncio.get_running_loop().call_later(self.limits.idle_seconds, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """Close what has been idle for too long, and come again while there is anything."""
+        self._sweep = None
+        oldest = perf_counter() - self.limits.idle_seconds
+        for connection in self._idle:
+            if connection.idle_since <= oldest:
+                connection.close()
+        self._idle = [connection for connection in self._idle if connection.idle_since > oldest]
+        if self._idle:
+            self._sweep = asyncio.get_running_loop().call_later(self.limits.idle_seconds / 2, self._close_idle)
+
 
 class Upstreams:
     """The active upstream and the draining ones. Every method belongs to the traffic event loop."""
 
-    def __init__(self, limits: UpstreamLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: UpstreamLimits, *, tls: ssl.SSLContext | None = None) -> None:
+        """Without an upstream at first.
+
+        Args:
+            limits: times that each upstream is given.
+            tls: how to check upstreams with an https URL; None takes the system's certificate authorities.
+        """
+        self.limits = limits
+        self._tls = tls
         self._generation = 0
         self._draining: list[Upstream] = []
-        self._closing: set[asyncio.Task[None]] = set()
         self.active: Upstream | None = None
 
     @property
@@ -146,7 +172,7 @@ class Upstreams:
         base = normalise_upstream(url)
         self._generation += 1
         former = self.active
-        self.active = Upstream(base, model_name, model_version, self._generation, self._limits)
+        self.active = Upstream(base, model_name, model_version, self._generation, self.limits, self._tls)
         if former is not None:
             self._draining.append(former)
             if former.in_flight == 0:
@@ -159,19 +185,16 @@ class Upstreams:
         return (self.active.view() if self.active else None), [upstream.view() for upstream in self._draining]
 
     async def close(self) -> None:
-        """Close every connection."""
-        upstreams = [*self._draining, *([self.active] if self.active else [])]
+        """Close every connection that is idle."""
+        for upstream in [*self._draining, *([self.active] if self.active else [])]:
+            upstream.close()
         self._draining.clear()
         self.active = None
-        await asyncio.gather(*self._closing, *(upstream.session.close() for upstream in upstreams))
 
     def _retire(self, upstream: Upstream) -> None:
-        if upstream not in self._draining:
-            return
-        self._draining.remove(upstream)
-        task = asyncio.get_running_loop().create_task(upstream.session.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        if upstream in self._draining:
+            self._draining.remove(upstream)
+            upstream.close()
 
 
 def normalise_upstream(url: str) -> str:
@@ -183,6 +206,7 @@ def normalise_upstream(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = usable and url.isascii() and url.isprintable() and " " not in url  # its path goes into request lines
     except ValueError:
         usable, parts = False, None
     if not usable or parts is None or parts.query or parts.fragment or parts.username or parts.password:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-import uvicorn
 import uvloop
 
 from fieldrepair_service import drops
@@ -26,9 +25,11 @@ from fieldrepair_service.capture import Capture, CaptureLimits
 from fieldrepair_service.exchange import UNKNOWN_MODEL, Exchange
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.metrics import create_registry
+from fieldrepair_service.logging_policy import LoggingPolicy
 from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.shipping import Shipper
 from fieldrepair_service.spool import SPOOLED, Spool, read_counters
+from fieldrepair_service.traffic_server import TrafficServer
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
 
@@ -193,7 +194,7 @@ def start_traffic(tmp_path: Path) -> Generator[StartTraffic]:
         stats = TrafficStats()
         ready = threading.Event()
         traffic: list[Traffic] = []
-        server: list[uvicorn.Server] = []
+        server: list[TrafficServer] = []
 
         async def serve() -> None:
             upstreams = Upstreams(limits or UpstreamLimits())
@@ -201,27 +202,21 @@ def start_traffic(tmp_path: Path) -> Generator[StartTraffic]:
             capture = Capture(spool, CaptureLimits(), sync=sync, on_new_spool=lambda: None)
             if url is not None:
                 await upstreams.switch(url, "fashion", "1")
-            app: Any = Proxy(upstreams, capture, stats, **options)
-            config = uvicorn.Config(
-                app, http="httptools", ws="none", lifespan="off", log_level="critical", server_header=False,
-                date_header=False, proxy_headers=False, loop="none",
-            )  # fmt: skip
-            server.append(uvicorn.Server(config))
+            proxy = Proxy(upstreams, capture, stats, policy=LoggingPolicy(**options))
+            server.append(TrafficServer(proxy, drain_seconds=0))
             port = listener.getsockname()[1]
             traffic.append(Traffic(port, upstreams, capture, stats, spool, asyncio.get_running_loop()))
             ready.set()
-            await server[0].serve(sockets=[listener])
+            await server[0].serve(listener)
             await upstreams.close()
             capture.close()
 
         thread = threading.Thread(target=lambda: uvloop.run(serve()), daemon=True)
         thread.start()
         assert ready.wait(30)
-        eventually(lambda: server[0].started)
 
         def stop() -> None:
-            server[0].should_exit = True
-            server[0].force_exit = True
+            traffic[0].loop.call_soon_threadsafe(server[0].stop)
             thread.join(30)
             assert not thread.is_alive()
 

@@ -1,0 +1,469 @@
+"""One request on its way to the model server, and the answer on its way back.
+
+Everything on this path is paid for by every prediction, so there is nothing on it but forwarding: no task, no future,
+no decoding. Client and model server call in as bytes come, and what is to be logged is handed to
+:class:`~fieldrepair_service.capture.Capture` as bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING
+
+from fieldrepair_service.body_record import BodyRecord
+from fieldrepair_service.client_connection import UPLOADING, ClientConnection
+from fieldrepair_service.drops import (
+    BODY_TOO_LARGE,
+    CLIENT_DISCONNECTED,
+    NOT_SAMPLED,
+    UPSTREAM_ERROR_STATUS,
+    UPSTREAM_FAILED,
+)
+from fieldrepair_service.exchange import Exchange
+from fieldrepair_service.http_message import (
+    CONTINUE,
+    HOP_BY_HOP,
+    LAST_CHUNK,
+    STATUS_LINES,
+    RawHeaders,
+    chunk_of,
+    named_by_connection,
+    own_answer,
+)
+from fieldrepair_service.logging_policy import TRACEPARENT, trace_id_of
+from fieldrepair_service.request_head import Refusal, RequestHead
+from fieldrepair_service.request_log import request_id_of
+from fieldrepair_service.routes import MLFLOW
+from fieldrepair_service.upstream import Upstream
+from fieldrepair_service.upstream_connection import UpstreamConnection, UpstreamError
+
+if TYPE_CHECKING:
+    from fieldrepair_service.proxy import Proxy
+
+# Up to here a request body is taken in whole before it goes on, which lets it be sent again.
+_BUFFERED_BODY = 1 << 20
+_SAFE_TO_REPEAT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110, section 9.2.2
+_CLIENT_GONE = 499  # what nginx calls it; nobody is there to see it but the metrics
+_SETTLING_SECONDS = 10.0
+
+_JSON_LENGTH = b"inference-header-content-length"
+_NOTED = frozenset((b"x-request-id", b"content-type", b"content-encoding", _JSON_LENGTH, TRACEPARENT))
+_NOTED_OF_ANSWER = frozenset((b"content-type", b"content-encoding", _JSON_LENGTH))
+
+
+class Forwarding:
+    """One exchange, from the request's head to the answer's last byte."""
+
+    __slots__ = (
+        "_answer_headers",
+        "_answered",
+        "_asked",
+        "_asked_at",
+        "_chunks",
+        "_client",
+        "_close",
+        "_connecting",
+        "_connection",
+        "_has_length",
+        "_head",
+        "_held_up",
+        "_left_out",
+        "_my_turn",
+        "_out",
+        "_over",
+        "_protocol",
+        "_proxy",
+        "_rechunk",
+        "_repeatable",
+        "_repeated",
+        "_started",
+        "_status",
+        "_upstream",
+        "_whole",
+    )
+
+    def __init__(self, proxy: Proxy, client: ClientConnection, head: RequestHead) -> None:
+        self._started = client.now
+        self._proxy = proxy
+        self._client = client
+        self._head = head
+        policy = proxy.policy
+        self._protocol = policy.protocol_of(head.method.decode("ascii"), head.path)
+        self._asked: BodyRecord | None = None
+        self._answered: BodyRecord | None = None
+        self._left_out: str | None = None
+        if self._protocol is None:
+            proxy.stats.undecoded += 1
+        else:
+            self._left_out = policy.left_out(head.path)
+            if self._left_out is None:
+                self._asked = BodyRecord(policy.max_logged_body)
+                self._answered = BodyRecord(policy.max_logged_body)
+        self._chunks: list[bytes] = []  # of the request, not yet sent
+        self._whole = self._my_turn = self._over = self._held_up = False
+        self._repeatable = self._repeated = False  # whether the whole body is still at hand; whether it was needed
+        self._upstream: Upstream | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._connection: UpstreamConnection | None = None
+        self._asked_at = 0.0
+        self._status = 0  # of the answer; 0 until its head has come
+        self._answer_headers: RawHeaders = []
+        self._has_length = self._rechunk = False
+        self._close = not head.keep_alive
+        self._out: list[bytes] = []  # of the answer, not yet sent
+
+    # -- the request comes in ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """It is this request's turn."""
+        self._my_turn = True
+        if self._whole:
+            self._dispatch()
+        elif self._head.expects_continue:
+            self._client.write(CONTINUE)
+
+    def on_body(self, chunk: bytes) -> None:
+        """A piece of the request's body."""
+        if self._over:
+            return
+        if self._asked is not None:
+            self._asked.add(chunk)
+        if self._connection is None:
+            self._chunks.append(chunk)
+        else:
+            self._connection.send(chunk_of(chunk) if self._head.chunked else chunk)
+
+    def on_request_end(self) -> None:
+        """The request is whole."""
+        self._whole = True
+        if self._over or not self._my_turn:
+            return
+        if self._upstream is None:
+            self._dispatch()
+            return
+        self._client.deadline = perf_counter() + self._upstream.limits.total_timeout
+        if self._connection is not None:  # it was sent piece by piece
+            if self._head.chunked:
+                self._connection.send(LAST_CHUNK)
+            self._connection.sent()
+
+    def on_request_pause(self) -> None:
+        """The rest of the body is not here yet: short bodies are waited for, others begin their way."""
+        head = self._head
+        long = head.chunked or (head.length or 0) > _BUFFERED_BODY
+        if long and self._my_turn and not self._over and self._upstream is None:
+            self._dispatch()
+
+    def on_request_broken(self, refusal: Refusal) -> None:
+        """The rest of the request cannot be understood."""
+        if self._over:
+            self._client.abort()
+        elif self._upstream is None and self._my_turn:
+            self._say(refusal.status, refusal.error, refusal.detail, CLIENT_DISCONNECTED, close=True)
+        else:
+            self.on_client_gone()
+            self._client.abort()
+
+    # -- to the model server -------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        upstream = self._upstream = self._proxy.upstreams.acquire()
+        if upstream is None:
+            told = "no model server has been named yet; PUT /upstream on the control port"
+            self._say(503, "NoUpstream", told, UPSTREAM_FAILED)
+            return
+        self._asked_at = perf_counter()
+        if self._whole:
+            self._client.deadline = self._asked_at + upstream.limits.total_timeout
+        connection = upstream.take()
+        if connection is None:
+            self._connect(upstream)
+        else:
+            self._ask(upstream, connection)
+
+    def _connect(self, upstream: Upstream) -> None:
+        if not self._whole:
+            self._held_up = True
+            self._client.hold(UPLOADING)
+        self._connecting = asyncio.get_running_loop().create_task(self._open(upstream))
+
+    async def _open(self, upstream: Upstream) -> None:
+        try:
+            connection = await upstream.connect()
+        except asyncio.TimeoutError:
+            told = f"{upstream.base}: no connection within {upstream.limits.connect_timeout:g} seconds"
+            self._fail(504, "UpstreamTimeout", told)
+        except (OSError, ValueError) as error:
+            self._fail(502, "UpstreamUnreachable", f"{upstream.base}: {error}")
+        else:
+            self._connecting = None
+            if self._over:
+                connection.drop()
+            else:
+                self._ask(upstream, connection)
+
+    def _ask(self, upstream: Upstream, connection: UpstreamConnection) -> None:
+        head = self._head
+        parts = [head.method, b" ", upstream.prefix, head.target, b" HTTP/1.1\r\n"]
+        if not head.has_host:
+            parts += (b"host: ", upstream.authority, b"\r\n")
+        for name, value in head.passed:
+            parts += (name, b": ", value, b"\r\n")
+        if self._whole:
+            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            parts += (b"content-length: %d\r\n\r\n" % len(body) if head.chunked else b"\r\n", body)
+        else:
+            parts.append(b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n")
+            parts += map(chunk_of, self._chunks) if head.chunked else self._chunks
+            self._chunks.clear()
+            self._release_client()
+        self._connection = connection
+        self._repeatable = self._whole
+        connection.ask(self, b"".join(parts), head_only=head.method == b"HEAD", whole=self._whole)
+
+    def on_upload_held(self, held: bool) -> None:
+        """The model server takes the body more slowly than it comes."""
+        if held and not self._whole:
+            self._held_up = True
+            self._client.hold(UPLOADING)
+        elif not held:
+            self._release_client()
+
+    def _release_client(self) -> None:
+        if self._held_up:
+            self._held_up = False
+            self._client.let_go(UPLOADING)
+
+    # -- the answer comes back -----------------------------------------------------------------------------------
+
+    def on_answer_head(self, status: int, headers: RawHeaders, *, has_body: bool, has_length: bool) -> None:
+        """The answer begins."""
+        self._status = status
+        self._answer_headers = headers
+        self._has_length = has_length or not has_body
+        out = self._out
+        out.append(STATUS_LINES[status])
+        named = b""
+        for name, value in headers:
+            if name not in HOP_BY_HOP:
+                out += (name, b": ", value, b"\r\n")
+            elif name == b"connection":
+                named += b"," + value
+        if named and (also := named_by_connection(named)):
+            kept = [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in also]
+            out[:] = [STATUS_LINES[status], *(piece for n, v in kept for piece in (n, b": ", v, b"\r\n"))]
+        if not self._has_length:
+            if self._head.http11:
+                self._rechunk = True
+                out.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self._close = True
+        out.append(b"connection: close\r\n\r\n" if self._close else b"\r\n")
+
+    def on_answer_body(self, chunk: bytes) -> None:
+        """A piece of it."""
+        if self._answered is not None:
+            self._answered.add(chunk)
+        self._out.append(chunk_of(chunk) if self._rechunk else chunk)
+
+    def on_answer_pause(self) -> None:
+        """That is all for now."""
+        if self._out:
+            self._client.write(b"".join(self._out))
+            self._out.clear()
+
+    def on_answer_held(self, held: bool) -> None:
+        """The client takes the answer more slowly than it comes."""
+        if self._connection is not None:
+            self._connection.hold(held)
+
+    def on_answer_end(self) -> None:
+        """The answer is whole, and its last piece not yet sent."""
+        self._connection = None
+        took = perf_counter() - self._asked_at
+        if self._rechunk:
+            self._out.append(LAST_CHUNK)
+        capture = self._proxy.capture
+        if capture.sync and (spooled := self._log(took)) is not None:
+            self._client.deadline = perf_counter() + _SETTLING_SECONDS
+            self._connecting = asyncio.get_running_loop().create_task(self._settle(spooled, took))
+            return
+        self._deliver(took)
+        if not capture.sync:
+            self._log(took)
+
+    async def _settle(self, spooled: asyncio.Future[bool], took: float) -> None:
+        await self._proxy.capture.settled(spooled)
+        self._connecting = None
+        if not self._over:
+            self._deliver(took)
+
+    def _deliver(self, took: float) -> None:
+        self._client.write(b"".join(self._out))
+        self._proxy.stats.observe(self._status, perf_counter() - self._started, took)
+        self._end(close=self._close)
+
+    # -- what goes wrong -----------------------------------------------------------------------------------------
+
+    def on_upstream_lost(self, error: UpstreamError, *, untouched: bool) -> None:
+        """The model server broke off."""
+        self._connection = None
+        upstream = self._upstream
+        if upstream is not None and untouched and self._may_ask_again():
+            self._repeated = True
+            self._connect(upstream)
+        elif upstream is not None:
+            self._fail(502, "UpstreamBrokeOff", f"{upstream.base}: {error}")
+
+    def _may_ask_again(self) -> bool:
+        """Whether a request that found its connection closed may be sent once more.
+
+        A server closes idle connections, and a request can cross that on its way. What RFC 9110 calls idempotent may
+        be repeated; a POST may not, since a server may have acted on it before it broke off. Scoring by MLflow is a
+        pure function of its input, so for it asking twice is harmless; only on a connection that had been idle, with
+        the whole body still at hand, and with no byte of an answer seen. The other protocols know sequences of
+        requests that a server keeps state for, so theirs are never repeated.
+        """
+        harmless = self._protocol == MLFLOW or self._head.method in _SAFE_TO_REPEAT
+        return harmless and self._repeatable and not self._repeated
+
+    def on_client_gone(self) -> None:
+        """Nobody waits for the answer any more: the model server need not work on it."""
+        if self._over:
+            return
+        settling = self._connecting is not None and self._status != 0
+        self._abandon()
+        self._proxy.stats.observe(_CLIENT_GONE, perf_counter() - self._started, None)
+        if not settling:
+            self._drop(CLIENT_DISCONNECTED)
+        self._end(close=True)
+
+    def on_deadline(self) -> None:
+        """Time is over: the client's to send its request, or the model server's to answer it."""
+        if self._over:
+            return
+        upstream = self._upstream
+        if upstream is None or not (self._whole or self._held_up):
+            seconds = self._client.limits.body_seconds
+            told = f"the request's body stopped coming for {seconds:g} seconds"
+            if self._status:
+                self._break_off(CLIENT_DISCONNECTED)
+            else:
+                self._abandon()
+                self._say(408, "RequestTimeout", told, CLIENT_DISCONNECTED, close=True)
+        else:
+            told = f"{upstream.base}: no whole answer within {upstream.limits.total_timeout:g} seconds"
+            self._fail(504, "UpstreamTimeout", told)
+
+    def _fail(self, status: int, error: str, told: str) -> None:
+        """There is no (whole) answer, and it is not the client's fault."""
+        if self._over:
+            return
+        self._abandon()
+        if self._status:
+            self._proxy.log.say("broken_answer", self._request_id(), path=self._path(), detail=told)
+            self._break_off(UPSTREAM_FAILED)
+        else:
+            self._say(status, error, told, UPSTREAM_FAILED)
+
+    def _break_off(self, reason: str) -> None:
+        """Half an answer is out. To break the connection is the only way left to tell the client."""
+        self._abandon()
+        self._proxy.stats.broken_answers += 1
+        self._proxy.stats.observe(self._status, perf_counter() - self._started, None)
+        self._drop(reason)
+        self.on_answer_pause()
+        if self._has_length or self._rechunk:
+            self._end(close=True)
+        else:
+            self._client.abort()  # here a proper end would look like the end of the answer
+            self._end(close=True)
+
+    def _say(self, status: int, error: str, told: str, dropped: str, *, close: bool = False) -> None:
+        """Answer in our own name."""
+        request_id = self._request_id()
+        close = close or self._close
+        head_only = self._head.method == b"HEAD"
+        self._client.write(own_answer(status, error, told, request_id, close=close, head_only=head_only))
+        method = self._head.method.decode("ascii")
+        self._proxy.log.say(error, request_id, method=method, path=self._path(), status=status, detail=told)
+        self._proxy.stats.observe(status, perf_counter() - self._started, None)
+        self._drop(dropped)
+        self._end(close=close)
+
+    def _abandon(self) -> None:
+        """Stop whatever is under way to the model server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None and connecting is not asyncio.current_task():
+            connecting.cancel()
+
+    def _end(self, *, close: bool) -> None:
+        if self._over:
+            return
+        self._over = True
+        upstream = self._upstream
+        if upstream is not None:
+            self._proxy.upstreams.release(upstream)
+        self._release_client()
+        if self._my_turn:
+            self._client.finished(close=close)
+
+    # -- the log -------------------------------------------------------------------------------------------------
+
+    def _drop(self, reason: str) -> None:
+        if self._protocol is not None:
+            self._proxy.capture.drop(reason)
+
+    def _log(self, took: float) -> asyncio.Future[bool] | None:
+        """Give a scoring exchange to capture, or count why not: exactly once. What to wait for in sync mode."""
+        asked, answered, upstream = self._asked, self._answered, self._upstream
+        if self._protocol is None or upstream is None:
+            return None
+        if asked is None or answered is None:
+            self._drop(self._left_out or NOT_SAMPLED)
+            return None
+        if not 200 <= self._status < 300:
+            self._drop(UPSTREAM_ERROR_STATUS)
+            return None
+        if not self._whole:
+            self._drop(UPSTREAM_FAILED)  # answered before it was asked
+            return None
+        if asked.too_large or answered.too_large:
+            self._drop(BODY_TOO_LARGE)
+            return None
+        request = {name: value for name, value in self._head.headers if name in _NOTED}
+        answer = {name: value for name, value in self._answer_headers if name in _NOTED_OF_ANSWER}
+        client_request_id = request.get(b"x-request-id")
+        policy = self._proxy.policy
+        exchange = Exchange(
+            timestamp_ms=time_ns() // 1_000_000 - int((perf_counter() - self._started) * 1000),
+            client_request_id=None if client_request_id is None else client_request_id.decode("latin-1"),
+            model_name=upstream.model_name,
+            model_version=upstream.model_version,
+            protocol=self._protocol,
+            status_code=self._status,
+            execution_time_ms=took * 1000,
+            sampling_fraction=policy.sampling_fraction,
+            request_type=request.get(b"content-type", b"").decode("latin-1"),
+            request_encoding=request.get(b"content-encoding", b"").decode("latin-1"),
+            request_body=asked.body(),
+            answer_type=answer.get(b"content-type", b"").decode("latin-1"),
+            answer_encoding=answer.get(b"content-encoding", b"").decode("latin-1"),
+            answer_body=answered.body(),
+            request_path=self._head.path.decode("latin-1"),
+            request_json_length=request.get(_JSON_LENGTH, b"").decode("latin-1"),
+            answer_json_length=answer.get(_JSON_LENGTH, b"").decode("latin-1"),
+            headers=policy.kept(self._head.headers),
+            trace_id=trace_id_of(trace) if (trace := request.get(TRACEPARENT)) else "",
+        )
+        return self._proxy.capture.offer(exchange)
+
+    def _request_id(self) -> str:
+        return request_id_of(self._head.headers)
+
+    def _path(self) -> str:
+        return self._head.path.decode("latin-1")
