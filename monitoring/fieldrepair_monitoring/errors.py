@@ -9,6 +9,7 @@ FieldRepairError (fieldrepair_service.errors)
     │   └── HandOverMismatchError   model, reference set and description contradict each other
     ├── ModelRunError               a model fails when it is run
     │   └── WindowNotJudgedError    it cannot be run on the field inputs of one window
+    ├── FieldInputsMissingError     the field log no longer has the inputs that are asked about
     ├── UnsupportedModelError       the logged model is of a kind that cannot be watched and repaired
     └── RegistryError               MLflow could not answer (may pass)
         └── ModelVersionMissingError    MLflow answered: there is no such model version
@@ -55,6 +56,10 @@ class WindowNotJudgedError(ModelRunError):
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+class FieldInputsMissingError(MonitoringError):
+    """The field log no longer has the inputs that are asked about; retention has deleted them."""
 
 
 class UnsupportedModelError(MonitoringError):

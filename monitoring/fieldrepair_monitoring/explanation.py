@@ -21,6 +21,7 @@ from fieldrepair_monitoring.reference_map import Neighbours, ReferenceMap
 from fieldrepair_monitoring.served_model import Features, ServedModel
 from fieldrepair_monitoring.share_changes import ShareChange, share_changes
 from fieldrepair_monitoring.windows import FieldWindow
+from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 IntArray = npt.NDArray[np.int64]
 
@@ -87,9 +88,7 @@ def explain(model: ServedModel, handover: HandOver, window: FieldWindow, *, seed
     world = _nearest_world(known, near)
     here = known.worlds == world
     names = handover.class_names
-    classes = share_changes(
-        names, _counts(_answers(old)[here], len(names)), _counts(scores.argmax(axis=1), len(names))
-    )
+    classes = share_changes(names, _counts(_answers(old)[here], len(names)), _counts(scores.argmax(axis=1), len(names)))
     content: dict[str, object] = {
         "field_inputs": len(sound),
         "reference_inputs": int(here.sum()),
@@ -98,7 +97,7 @@ def explain(model: ServedModel, handover: HandOver, window: FieldWindow, *, seed
         "classes_moved": sum(change.moved for change in classes),
     }
     moved: Sequence[ShareChange | FeatureChange]
-    columns = column_names(handover)
+    columns = column_names(handover.input)
     if columns is None:
         moved = ReferenceMap(old.embeddings[here], _answers(old)[here], seed=seed).region_changes(embeddings, names)
         content["regions"] = [change.to_json() for change in moved[:MOST_LISTED]]
@@ -112,10 +111,8 @@ def explain(model: ServedModel, handover: HandOver, window: FieldWindow, *, seed
     chosen = _most_unlike(window.inputs[sound], near)
     content["unlike"] = [_unlike(i, window.keys[sound[i]], scores[i], near, known, names) for i in chosen]
     content["summary"] = _summary(len(sound), outside, classes, moved)
-    pictures: dict[str, bytes] = {}
-    if columns is None:
-        pictures[UNLIKE_PICTURE] = _grid(handover, window.inputs[sound], scores, chosen, near, known)
-    return Explanation(content, pictures)
+    shown = [(i, window.inputs[sound[i]], scores[i]) for i in chosen]
+    return Explanation(content, _pictures(handover.input, names, shown, near, known))
 
 
 def known_inputs(reference: Reference, seed: int) -> KnownInputs:
@@ -142,16 +139,9 @@ def known_inputs(reference: Reference, seed: int) -> KnownInputs:
     )
 
 
-def column_names(handover: HandOver) -> tuple[str, ...] | None:
-    """Names of the columns, if inputs are rows of a table; None for images."""
-    described = handover.input.model_dump()
-    if described.get("kind", "image") == "image":
-        return None
-    given = described.get("columns") or described.get("feature_names")
-    width = int(np.prod(handover.input.shape))
-    if isinstance(given, (list, tuple)) and len(given) == width:  # pyright: ignore[reportUnknownArgumentType]
-        return tuple(str(getattr(each, "name", each)) for each in given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return tuple(f"column {number + 1}" for number in range(width))
+def column_names(spec: ImageInput | TabularInput | TextInput) -> tuple[str, ...] | None:
+    """Names of the columns, if inputs are rows of a table; None for images and texts, whose columns mean nothing."""
+    return spec.features if isinstance(spec, TabularInput) else None
 
 
 def _nearest_world(known: KnownInputs, near: Neighbours) -> int:
@@ -201,26 +191,25 @@ def _unlike(
     }
 
 
-def _grid(
-    handover: HandOver,
-    inputs: Inputs,
-    scores: npt.NDArray[np.float32],
-    chosen: list[int],
+def _pictures(
+    spec: ImageInput | TabularInput | TextInput,
+    names: tuple[str, ...],
+    shown: Sequence[tuple[int, Inputs, npt.NDArray[np.float32]]],
     near: Neighbours,
     known: KnownInputs,
-) -> bytes:
-    names = handover.class_names
+) -> dict[str, bytes]:
+    """Of images: each field input (its place in ``near``, itself, its scores) beside its nearest neighbours."""
+    if not isinstance(spec, ImageInput):
+        return {}
     rows: list[list[Tile]] = []
-    for i in chosen:
-        answer = int(scores[i].argmax())
-        picture = handover.input.to_pixels(inputs[i : i + 1])[0]
-        row = [Tile(picture, (f"says {names[answer]}, {scores[i, answer]:.0%}",), framed=True)]
+    for i, instance, scores in shown:
+        answer = int(scores.argmax())
+        row = [Tile(spec.to_pixels(instance[None])[0], (f"says {names[answer]}, {scores[answer]:.0%}",), framed=True)]
         for j, distance in zip(near.indices[i].tolist(), near.distances[i].tolist(), strict=True):
             label = "no label" if known.labels[j] == UNLABELLED else names[known.labels[j]]
-            picture = handover.input.to_pixels(known.x[j : j + 1])[0]
-            row.append(Tile(picture, (f"{label}, {distance:.3g} away",)))
+            row.append(Tile(spec.to_pixels(known.x[j : j + 1])[0], (f"{label}, {distance:.3g} away",)))
         rows.append(row)
-    return image_grid(rows, headings=("field input", *("reference",) * NEIGHBOURS))
+    return {UNLIKE_PICTURE: image_grid(rows, headings=("field input", *("reference",) * NEIGHBOURS))}
 
 
 def _summary(
@@ -244,9 +233,7 @@ def _summary(
     regions = [change for change in moved if isinstance(change, ShareChange) and change.moved]
     if regions:
         most = max(regions, key=lambda region: region.change)
-        said.append(
-            f"Fuller than it was: {most.name}, {most.field_share:.0%} (reference {most.reference_share:.0%})."
-        )
+        said.append(f"Fuller than it was: {most.name}, {most.field_share:.0%} (reference {most.reference_share:.0%}).")
     return " ".join(said)
 
 

@@ -75,7 +75,9 @@ def feature_changes(names: Sequence[str], reference: Table, field: Table) -> lis
     tests = [_test(old, new) for old, new in columns]
     adjusted = stats.false_discovery_control([p_value for _, _, p_value in tests])
     changes = [
-        FeatureChange(index, name, test, statistic, float(p_value), float(old.mean()), float(new.mean()), _moved(old, new))
+        FeatureChange(
+            index, name, test, statistic, float(p_value), float(old.mean()), float(new.mean()), _moved(old, new)
+        )
         for index, (name, (old, new), (test, statistic, _), p_value) in enumerate(
             zip(names, columns, tests, adjusted, strict=True)
         )

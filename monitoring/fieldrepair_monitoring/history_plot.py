@@ -72,7 +72,9 @@ def _statistic(axes: Axes, times: list[datetime], windows: Sequence[WindowRecord
 def _accuracy(
     axes: Axes, times: list[datetime], windows: Sequence[WindowRecord], reference_accuracy: float | None
 ) -> None:
-    estimated = [(t, w.estimated_accuracy) for t, w in zip(times, windows, strict=True) if w.estimated_accuracy is not None]
+    estimated = [
+        (t, w.estimated_accuracy) for t, w in zip(times, windows, strict=True) if w.estimated_accuracy is not None
+    ]
     if estimated:
         axes.plot(*zip(*estimated, strict=True), color=_CALM, marker=".", linewidth=1, label="estimated")
     between = [
@@ -82,7 +84,9 @@ def _accuracy(
     ]
     if between:
         axes.fill_between(*zip(*between, strict=True), color=_CALM, alpha=0.2, linewidth=0, label="its interval")
-    labelled = [(t, w.labelled_accuracy) for t, w in zip(times, windows, strict=True) if w.labelled_accuracy is not None]
+    labelled = [
+        (t, w.labelled_accuracy) for t, w in zip(times, windows, strict=True) if w.labelled_accuracy is not None
+    ]
     if labelled:
         axes.scatter(*zip(*labelled, strict=True), color=_LABELLED, marker="D", s=18, label="labelled")
     if reference_accuracy is not None:

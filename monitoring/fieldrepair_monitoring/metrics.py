@@ -90,6 +90,17 @@ class MonitorMetrics:
         self.errors = Counter(
             "fieldrepair_monitor_errors_total", "Failed attempts, by what was tried.", ("part",), registry=registry
         )
+        self.explanations = Counter(
+            "fieldrepair_monitor_explanations_total",
+            "Attempts to explain a drift event, by outcome: explained, failed (tried again), given_up.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.explanations_pending = Gauge(
+            "fieldrepair_monitor_explanations_pending",
+            "Drift events that are not explained yet.",
+            registry=registry,
+        )
         self.notifications = Counter(
             "fieldrepair_monitor_notifications_total",
             "Alerts posted to the webhook, by outcome.",

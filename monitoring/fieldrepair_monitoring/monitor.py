@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ from fieldrepair_monitoring.alerts import Webhook, deliver
 from fieldrepair_monitoring.backoff import Backoff
 from fieldrepair_monitoring.detectors import detector_factory
 from fieldrepair_monitoring.errors import RegistryError
+from fieldrepair_monitoring.explainer import Explainer
 from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals
 from fieldrepair_monitoring.metrics import MonitorMetrics, serve_metrics
 from fieldrepair_monitoring.settings import MonitorSettings
@@ -56,6 +58,7 @@ class Monitor:
         self._streams: OrderedDict[StreamKey, Stream] = OrderedDict()
         self._pauses: dict[StreamKey, Backoff] = {}
         self._said: dict[StreamKey, str] = {}
+        self._delivered = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Go round until ``stop`` is set. A store that fails is tried again; nothing but ``stop`` ends this."""
@@ -88,11 +91,17 @@ class Monitor:
         waiting = [key for key in self._keys() if self._pause(key).due]
         while waiting and not (stop is not None and stop.is_set()):
             waiting = [key for key in waiting if self._step(key, failures)]
+            if time.monotonic() - self._delivered > self._settings.poll_seconds:
+                self._deliver()  # an alert does not wait until a long backlog is done
         while len(self._streams) > MAX_LOADED_VERSIONS:
             self._streams.popitem(last=False)  # the one that had a window longest ago
+        self._deliver()
+        return failures
+
+    def _deliver(self) -> None:
         if self._webhook is not None:
             deliver(self._book, self._webhook, self._metrics)
-        return failures
+        self._delivered = time.monotonic()
 
     def _keys(self) -> list[StreamKey]:
         wanted = self._settings.model_name
@@ -189,10 +198,14 @@ def run_monitor(settings: MonitorSettings) -> None:
         log, book = stores
         with book, _webhook(settings) as webhook:
             monitor = Monitor(settings, log, book, metrics, webhook)
+            explainer = Explainer(settings, log, book, metrics)
             if not settings.once:
-                monitor.run(stop)
+                with explainer.running():
+                    monitor.run(stop)
                 return
-            for failure in monitor.round(stop):
+            failures = monitor.round(stop)
+            explainer.round(stop)
+            for failure in failures:
                 # One that is missing something is no failure of this run; a registry that does not answer is.
                 if type(failure) is RegistryError:
                     raise failure

@@ -70,7 +70,9 @@ def share_changes(names: Sequence[str], reference: Counts, field: Counts) -> lis
             f"need two samples over the same categories, got {len(names)} names, {known} reference inputs in "
             f"{len(reference)} categories and {seen} field inputs in {len(field)}"
         )
-    tables = [[[int(new), seen - int(new)], [int(old), known - int(old)]] for old, new in zip(reference, field, strict=True)]
+    tables = [
+        [[int(new), seen - int(new)], [int(old), known - int(old)]] for old, new in zip(reference, field, strict=True)
+    ]
     adjusted = stats.false_discovery_control([float(stats.fisher_exact(table)[1]) for table in tables])
     changes = [
         ShareChange(index, name, int(old) / known, int(new) / seen, float(p_value))

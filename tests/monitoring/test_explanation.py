@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from fieldrepair_monitoring.errors import DetectorError
-from fieldrepair_monitoring.explanation import UNLIKE_PICTURE, Explanation, explain, known_inputs
+from fieldrepair_monitoring.explanation import UNLIKE_PICTURE, Explanation, column_names, explain, known_inputs
 from fieldrepair_monitoring.handover import HandOver, ServedModel
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.reference_map import ReferenceMap
 from fieldrepair_monitoring.windows import FieldWindow
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 if TYPE_CHECKING:
     from tests.monitoring.conftest import Digits, Images
@@ -122,7 +122,9 @@ def test_the_picture_has_the_inputs_beside_their_neighbours(
 
 
 def test_the_same_inputs_get_the_same_explanation(digits: Digits, model: ServedModel, handover: HandOver) -> None:
-    assert explain(model, handover, window(digits.field_x[:60])) == explain(model, handover, window(digits.field_x[:60]))
+    assert explain(model, handover, window(digits.field_x[:60])) == explain(
+        model, handover, window(digits.field_x[:60])
+    )
 
 
 def test_a_repaired_version_is_compared_with_the_world_the_field_resembles(
@@ -168,3 +170,36 @@ def test_inputs_on_which_the_model_says_nothing_are_left_out(
 def test_regions_need_a_reference() -> None:
     with pytest.raises(DetectorError, match="at least 2 reference embeddings"):
         ReferenceMap(np.zeros((1, 3), np.float32), np.zeros(1, np.int64))
+
+
+def test_only_rows_of_a_table_have_columns() -> None:
+    table = TabularInput(features=("price", "demand"))
+    assert column_names(table) == ("price", "demand")
+    assert column_names(ImageInput(height=8, width=8)) is None
+    assert column_names(TextInput(length=12)) is None
+
+
+def test_rows_of_a_table_are_explained_column_by_column() -> None:
+    """The market moved: prices are three times as high, and nothing else has changed."""
+    import torch
+
+    generator = np.random.default_rng(0)
+
+    def rows(count: int, factor: float) -> Images:
+        table = generator.normal(size=(count, 3)).astype(np.float32)
+        table[:, 0] = np.abs(table[:, 0]) * factor
+        return table
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    labels = generator.integers(0, 2, 400)
+    reference = Reference(rows(400, 1), labels, rows(400, 1), labels)
+    spec = cast(ImageInput, TabularInput(features=("price", "demand", "transfer")))
+    handover = HandOver(spec, ("down", "up"), "2", "logits", reference, {0: 0.5})
+    explanation = explain(ServedModel(network, handover), handover, window(rows(200, 3)))
+    features = items(explanation, "features")
+    assert features[0]["name"] == "price"
+    assert [feature["p_value"] < 0.05 for feature in features] == [True, False, False]
+    assert "regions" not in explanation.content
+    assert "Columns that moved: 1, most of all price" in str(explanation.content["summary"])
+    assert explanation.pictures == {}

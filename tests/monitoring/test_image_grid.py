@@ -39,7 +39,9 @@ def test_colours_stay_what_they_are_and_large_pictures_are_made_smaller() -> Non
 def test_captions_and_frames_are_drawn_and_long_ones_cut_off() -> None:
     blank = np.full((1, 8, 8), 255, np.uint8)
     plain = opened(image_grid([[Tile(blank, ("",)), Tile(blank, ("",))]]))
-    said = opened(image_grid([[Tile(blank, ("a very long name of a class that fits nowhere",), framed=True), Tile(blank, ("",))]]))
+    said = opened(
+        image_grid([[Tile(blank, ("a very long name of a class that fits nowhere",), framed=True), Tile(blank, ("",))]])
+    )
     assert said.size == plain.size
     changed = np.argwhere(np.asarray(said) != np.asarray(plain))
     assert len(changed)
@@ -89,7 +91,10 @@ def test_score_and_accuracy_over_time_are_drawn() -> None:
 
 def test_an_interval_and_labels_are_drawn_where_there_are_any() -> None:
     bare = [window(i, 0.01, estimated_accuracy=0.9) for i in range(5)]
-    full = [window(i, 0.01, estimated_accuracy=0.9, accuracy_low=0.8, accuracy_high=0.95, labelled_accuracy=0.85) for i in range(5)]
+    full = [
+        window(i, 0.01, estimated_accuracy=0.9, accuracy_low=0.8, accuracy_high=0.95, labelled_accuracy=0.85)
+        for i in range(5)
+    ]
     drawn = [history_plot(each, title="digits", alert_index=None, reference_accuracy=0.97) for each in (bare, full)]
     assert drawn[0] != drawn[1]
 

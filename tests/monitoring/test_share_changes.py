@@ -25,7 +25,10 @@ def test_a_class_that_became_frequent_comes_first_with_its_shares() -> None:
 def test_the_p_values_are_fishers_adjusted_by_benjamini_and_hochberg() -> None:
     reference, field = np.array([40, 30, 20, 10]), np.array([9, 8, 2, 11])
     changes = sorted(share_changes(("a", "b", "c", "d"), reference, field), key=lambda change: change.index)
-    raw = [float(stats.fisher_exact([[int(f), 30 - int(f)], [int(r), 100 - int(r)]])[1]) for r, f in zip(reference, field, strict=True)]
+    raw = [
+        float(stats.fisher_exact([[int(f), 30 - int(f)], [int(r), 100 - int(r)]])[1])
+        for r, f in zip(reference, field, strict=True)
+    ]
     order = np.argsort(raw)
     by_hand = np.empty(4)
     least = 1.0
@@ -41,7 +44,9 @@ def test_among_a_hundred_classes_chance_alone_rarely_moves_one() -> None:
     false_alarms = sum(
         any(
             change.moved
-            for change in share_changes(names, generator.multinomial(1000, [0.01] * 100), generator.multinomial(200, [0.01] * 100))
+            for change in share_changes(
+                names, generator.multinomial(1000, [0.01] * 100), generator.multinomial(200, [0.01] * 100)
+            )
         )
         for _ in range(40)
     )
