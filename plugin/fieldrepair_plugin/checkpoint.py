@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from fieldrepair_plugin.exemplars import Selection
-from fieldrepair_plugin.recipe import HybridSettings
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +29,11 @@ class Checkpoint:
     module: dict[str, Tensor]
     optimizer: dict[str, Any]
     unsmooth: Tensor
-    """``(n,)`` of the pool after the epoch."""
+    """``(n,)`` of the pool after the epoch; of the default recipe instead the teacher's confidence, mean and variance."""
     records: list[dict[str, Any]]
     """One per finished epoch."""
     best: dict[str, Tensor]
-    """Weights of the epoch kept so far."""
+    """Weights of the epoch kept so far; of the default recipe the teacher's."""
     kept_epoch: int
 
     def save(self, path: Path) -> None:
@@ -72,14 +71,17 @@ class Checkpoint:
 
 
 def fingerprint_of(
-    settings: HybridSettings,
+    settings: object,
     labels: Mapping[int, int],
     selection: Selection,
     images: Tensor,
     classes: Tensor,
     weights: Mapping[str, Tensor],
 ) -> str:
-    """A digest of everything a repair's result depends on, apart from the versions of its libraries."""
+    """A digest of everything a repair's result depends on, apart from the versions of its libraries.
+
+    ``settings`` counts by its ``repr``.
+    """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((settings, sorted((int(k), int(v)) for k, v in labels.items()), float(selection.tau))).encode())
     for array in (selection.exemplars, *selection.regions, selection.unsmoothness):

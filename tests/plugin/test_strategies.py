@@ -156,7 +156,7 @@ def images() -> World:
 
 
 def every_strategy() -> list[tuple[str, str]]:
-    return [(name, "paper") for name in strategy_names()]
+    return [*((name, "paper") for name in strategy_names()), ("hybridrepair", "default")]
 
 
 @pytest.fixture(params=every_strategy(), ids="-".join)

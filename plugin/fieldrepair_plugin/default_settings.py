@@ -1,0 +1,77 @@
+"""The numbers of our own recipe. Each idea in it is a switch, so that an ablation can take it out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+class Keeping:
+    """How much of the old world a repair keeps: decided in training, in the weights, and in the batch norms."""
+
+    shared_statistics: bool
+    """Train reference and field inputs in one batch, under the statistics of both; else each under its own."""
+    weight: float = Field(ge=0, le=1)
+    """How far to go from the old weights (0) to the trained ones (1)."""
+    reference_share: float = Field(ge=0, le=1)
+    """Share of reference inputs among those the served batch-norm statistics are measured on at the end."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+class DefaultSettings:
+    """Settings of :mod:`fieldrepair_plugin.default_recipe` that the other recipe has not.
+
+    Raises:
+        pydantic.ValidationError: for a value out of range or an unknown name.
+    """
+
+    # Selection.
+    adapt_before_selection: bool = True
+    """Measure batch norms on the pool before it is looked at: embeddings that know the field."""
+    selection: Literal["coverage", "random"] = "coverage"
+    """The inputs nearest the centres of as many clusters as there are labels; or random ones."""
+    clusters: int = Field(default=2000, ge=1)
+    """Most clusters; where more labels are asked for, the others are drawn from the clusters by their size."""
+    cluster_inputs: int = Field(default=50_000, ge=1)
+    """Most inputs that clusters are computed from; a larger pool is sampled for that, and then assigned as a whole."""
+
+    # Training.
+    replay_batch: int = Field(default=64, ge=0)
+    """Reference inputs per step; 0 trains on the field alone."""
+    labelled_batch: int = Field(default=32, ge=2)
+    """Labelled field inputs per step."""
+    unlabelled_batch: int = Field(default=96, ge=0)
+    """Unlabelled field inputs per step; 0 learns from labels only."""
+    learning_rate: float = Field(default=0.05, gt=0)
+    """SGD's largest learning rate; it rises over the first twentieth of the steps and then falls along a cosine."""
+    steps_least: int = Field(default=30, ge=1)
+    """Fewest steps of an epoch. An epoch is one pass over the unlabelled inputs, between these bounds."""
+    steps_most: int = Field(default=110, ge=1)
+    """Most steps of an epoch: it bounds the time a large pool takes."""
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a label's mass spread over all classes."""
+    average: float = Field(default=0.99, ge=0, lt=1)
+    """Share of the averaged weights that a step leaves as it was; 0 takes the last weights instead of an average."""
+    teacher_weight: float = Field(default=0.5, ge=0, le=1)
+    """How far from the old weights to the averaged ones the teacher stands, which answers for unlabelled inputs."""
+    targets: Literal["soft", "confident"] = "soft"
+    """Learn the teacher's whole answer for every unlabelled input; or its first choice, weighted by how sure it is."""
+    strong_views: bool = True
+    """Vary inputs in geometry, light, colour and with cut-outs; without, all views are weak."""
+    bfloat16: bool | None = None
+    """Train in bfloat16 where precision allows (autocast). Default: where the processor computes in it, and the model can."""
+
+    # What the user chooses between.
+    strict: Keeping = Keeping(shared_statistics=True, weight=0.5, reference_share=0.5)
+    """The old accuracy is to stay."""
+    balanced: Keeping = Keeping(shared_statistics=False, weight=0.75, reference_share=0.5)
+    """Both worlds alike."""
+    off: Keeping = Keeping(shared_statistics=False, weight=0.75, reference_share=0.0)
+    """Only the field matters."""
+
+    def keeping(self, keep_reference: Literal["strict", "balanced", "off"]) -> Keeping:
+        """What a user's choice means."""
+        return {"strict": self.strict, "balanced": self.balanced, "off": self.off}[keep_reference]

@@ -1,0 +1,84 @@
+"""The teacher: averaged weights, on the way back to the old ones, answer for inputs that nobody labelled."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fieldrepair_plugin.batch_norm import batch_statistics
+from fieldrepair_plugin.repairable import RepairableModel
+
+_MOMENTUM = 0.98
+"""Of the running mean and variance of the teacher's confidence."""
+
+
+class Teacher:
+    """An exponential moving average of the student's weights (Tarvainen and Valpola, NeurIPS 2017), and its answers.
+
+    Args:
+        model: the student, a working copy, before training.
+        champion: the old weights.
+        average: share of the average that a step leaves as it was, once there are enough steps.
+        weight: how far from the champion's weights to the averaged ones the weights stand that answer: halfway, both
+            worlds' knowledge is in them, and their mistakes differ from the student's (WiSE-FT, as a teacher).
+    """
+
+    def __init__(self, model: RepairableModel, champion: nn.Module, average: float, weight: float) -> None:
+        self._average, self._weight = average, weight
+        self._champion = {name: value.detach().clone() for name, value in champion.state_dict().items()}
+        self._speaker = replace(model, module=copy.deepcopy(model.module))
+        self.weights = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+        self.confidence = torch.tensor([1.0 / 2, 1.0], dtype=torch.float64)
+        """Running mean and variance of the largest probability."""
+        self.steps = 0
+
+    def follow(self, student: nn.Module) -> None:
+        """Move the average towards the student's weights. Early on it is short, so that the start is forgotten."""
+        self.steps += 1
+        keep = min(self._average, self.steps / (self.steps + 9))
+        for name, value in student.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value.detach(), 1 - keep)
+            else:
+                self.weights[name].copy_(value)
+
+    def answers(self, views: Tensor) -> Tensor:
+        """Probabilities ``(n, classes)`` of weak views, under the batch's own batch-norm statistics: the field's."""
+        self._speaker.module.load_state_dict(between(self._champion, self.weights, self._weight))
+        with batch_statistics(self._speaker.module):
+            return self._speaker.logits(views).softmax(dim=1)
+
+    def lesson(self, logits: Tensor, answers: Tensor, targets: Literal["soft", "confident"]) -> tuple[Tensor, float]:
+        """The loss of a student's logits on strong views, and how many of the answers count.
+
+        ``soft`` takes every answer whole. ``confident`` takes its first choice and weights it by SoftMatch (Chen et
+        al., ICLR 2023): fully above the mean confidence, and below it by a Gaussian of half the deviation.
+
+        Args:
+            logits: ``(n, classes)`` of the student.
+            answers: ``(n, classes)`` of :meth:`answers`.
+            targets: which.
+        """
+        if targets == "soft":
+            return F.cross_entropy(logits, answers), float(len(answers))
+        sure, choice = answers.max(dim=1)
+        measured = torch.stack([sure.mean(), sure.var(correction=0)]).double().cpu()
+        self.confidence.lerp_(measured, 1 - _MOMENTUM)
+        mean, variance = float(self.confidence[0]), float(self.confidence[1])
+        below = (sure - mean).clamp_max(0.0)
+        weights = torch.exp(-below.square() / (2 * variance / 4 + 1e-8))
+        loss = (weights * F.cross_entropy(logits, choice, reduction="none")).mean()
+        return loss, float(weights.sum())
+
+
+def between(old: dict[str, Tensor], new: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """State on the straight line between two; what is no fraction is the new one's."""
+    return {
+        name: torch.lerp(old[name].to(value), value, weight) if value.is_floating_point() else value
+        for name, value in new.items()
+    }
