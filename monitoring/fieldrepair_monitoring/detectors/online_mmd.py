@@ -17,7 +17,7 @@ from fieldrepair_monitoring.detectors.calibration import Statistics, Windows
 from fieldrepair_monitoring.detectors.mmd import MmdDetector
 from fieldrepair_monitoring.features import Features
 
-SLIDES = 5
+SLIDES = 2
 """A window of the monitor is so many times as long as the one that slides over it."""
 SHORTEST = 10
 

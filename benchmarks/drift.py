@@ -1,0 +1,407 @@
+"""How often detectors cry wolf, and how soon they see a shift: ``python -m benchmarks.drift CASE.npz ... --json FILE``.
+
+For each case: windows of unchanged traffic (none may alarm), the shifted inputs, and a ramp from one to the other. One
+record per detector and stream. Features are computed once per case; windows are index draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from scipy.special import betaincinv
+
+from benchmarks.drift_case import DriftCase, Labelled, load_drift_case
+from benchmarks.drift_others import OTHERS
+from benchmarks.drift_streams import WINDOW, DriftStream, no_drift, ramp, shifted
+from fieldrepair_monitoring.detectors import Detector, DetectorOptions, DriftScore, make_detector
+from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
+from fieldrepair_monitoring.detectors.combination import combine
+from fieldrepair_monitoring.features import Features
+from fieldrepair_monitoring.settings import MonitorSettings
+from fieldrepair_monitoring.severity import AccuracyEstimator
+
+Scores = dict[str, list[DriftScore]]
+
+IMAGES = "mmd,ks,uncertainty,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
+TABLES = "tabular,mmd,ks,uncertainty,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
+SLOW = {"context_mmd", "online_mmd"}
+"""Milliseconds to tens of them per window: these get ``--slow-windows``."""
+SPLITS = 5
+ESTIMATED_WINDOWS = 50
+
+
+@dataclass(frozen=True)
+class Record:
+    """One detector on one stream. Rates and accuracies are shares in 0..1."""
+
+    case: str
+    detector: str
+    stream: str
+    shifted: bool
+    windows: int
+    window_size: int
+    alarms: int
+    alarm_rate_upper: float
+    """95 % upper bound of the alarm rate (Clopper-Pearson, one-sided)."""
+    configured_rate: float | None
+    """None for the libraries we compare with."""
+    confirmed_alarms: int
+    """Shifts confirmed by 2 of 3 windows; calm for 3 windows ends one. No harm is asked for here."""
+    delay_windows: int | None
+    """Windows until the first alarm, that one counted; None: never, or nothing has shifted."""
+    confirmed_delay_windows: int | None
+    loss_at_alarm: float | None
+    """On a ramp: the share of its final loss that the accuracy had lost when the first alarm came."""
+    loss_at_confirmation: float | None
+    true_accuracy: float
+    estimated_accuracy: float
+    """Mean over windows, without labels."""
+    interval_low: float
+    interval_high: float
+    trusted_share: float
+    """Share of windows whose estimate says it can be trusted."""
+    milliseconds_per_window: float
+
+
+@dataclass(frozen=True)
+class Severity:
+    """The part of a record that does not depend on the detector."""
+
+    true_accuracy: float
+    estimated_accuracy: float
+    interval_low: float
+    interval_high: float
+    trusted_share: float
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What one detector said about the windows of a stream, lot by lot; nothing is confirmed across lots."""
+
+    drifted: list[npt.NDArray[np.bool_]]
+    seconds: float
+
+    def confirmed(self, lot: int) -> list[int]:
+        """Windows of a lot that complete a confirmed shift while none is open."""
+        found: list[int] = []
+        is_open = False
+        seen = self.drifted[lot]
+        for at in range(len(seen)):
+            last = seen[max(0, at - 2) : at + 1]
+            if is_open:
+                is_open = len(last) < 3 or bool(last.any())
+            elif last.sum() >= 2:
+                found.append(at)
+                is_open = True
+        return found
+
+
+def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> list[Record]:
+    """All records of one case."""
+    settings = MonitorSettings()
+    names = options.detectors.split(",") if options.detectors else (TABLES if case.tabular else IMAGES).split(",")
+    sets = [tuple(names_.split("+")) for names_ in options.together.split(",") if set(names_.split("+")) <= set(names)]
+    records: list[Record] = []
+    lots: list[DriftStream] = []
+    calm: dict[str, Decisions] = {}
+    for split in range(SPLITS):
+        reference, traffic = case.split(split, settings.drift_reference_size)
+        fitted = _fit(names, reference.features, options, console if split == 0 else None)
+        count = options.windows // SPLITS
+        stream = no_drift(traffic, count, split)
+        lots.append(stream)
+        scores, seconds = _score(fitted, stream, slow=options.slow_windows // SPLITS)
+        for name, drifted in _decide(scores, sets, options).items():
+            before = calm.get(name, Decisions([], 0.0))
+            calm[name] = Decisions([*before.drifted, drifted], before.seconds + seconds.get(name, 0.0))
+        if split == 0:
+            estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
+            for moving in (shifted(case), ramp(case, traffic, split)):
+                severity = _severity(estimator, moving)
+                moved, took = _score(fitted, moving)
+                for name, drifted in _decide(moved, sets, options).items():
+                    decisions = Decisions([drifted], took.get(name, 0.0))
+                    records.append(_record(case, name, moving, decisions, severity, options.p_value))
+    severity = _severity(estimator, replace(lots[0], windows=lots[0].windows[:ESTIMATED_WINDOWS]))
+    records += [
+        _record(case, name, lots[0], decisions, severity, options.p_value) for name, decisions in calm.items()
+    ]
+    return records
+
+
+def compare(case: DriftCase, options: argparse.Namespace) -> list[Record]:
+    """fieldrepair's default, and the others at their defaults, on the same few windows of each stream."""
+    settings = MonitorSettings()
+    reference, traffic = case.split(0, settings.drift_reference_size)
+    estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
+    still = no_drift(traffic, options.compare, 0)
+    moving, slope = shifted(case), ramp(case, traffic, 0)
+    streams = [
+        replace(still, name="no_drift_compared"),
+        replace(moving, name="shifted_compared", windows=moving.windows[:3]),
+        replace(slope, name="ramp_compared"),
+    ]
+    names = settings.detector_names
+    fitted = _fit(names, reference.features, options, None)
+    records: list[Record] = []
+    for stream in streams:
+        severity = _severity(estimator, replace(stream, windows=stream.windows[:ESTIMATED_WINDOWS]))
+        scores, seconds = _score(fitted, stream)
+        together = "+".join(names)
+        drifted = _decide(scores, [names], options)[together]
+        ours = Decisions([drifted], sum(seconds.values()))
+        records.append(_record(case, f"fieldrepair ({together})", stream, ours, severity, options.p_value))
+        for other in OTHERS:
+            np.random.seed(0)  # noqa: NPY002 - evidently draws from the global generator
+            test = other(reference.features)
+            began = time.perf_counter()
+            said = np.array([test.drifted(stream.pool.features.take(window)) for window in stream.windows])
+            theirs = Decisions([said], time.perf_counter() - began)
+            records.append(_record(case, other.name, stream, theirs, severity, None))
+    return records
+
+
+def _fit(
+    names: Sequence[str], reference: Features, options: argparse.Namespace, console: Console | None
+) -> dict[str, Detector]:
+    fitted: dict[str, Detector] = {}
+    for name in names:
+        detector = make_detector(
+            name,
+            DetectorOptions(
+                p_value=options.p_value,
+                window_size=WINDOW,
+                calibration_windows=options.calibration_windows,
+                min_effect=MonitorSettings().drift_min_effect,
+            ),
+        )
+        began = time.perf_counter()
+        detector.fit(reference)
+        fitted[name] = detector
+        if console is not None:
+            console.print(f"  {name}: fitted on {len(reference)} inputs in {time.perf_counter() - began:.1f} s")
+    return fitted
+
+
+def _score(
+    fitted: Mapping[str, Detector], stream: DriftStream, slow: int | None = None
+) -> tuple[Scores, dict[str, float]]:
+    scores: Scores = {}
+    seconds: dict[str, float] = {}
+    for name, detector in fitted.items():
+        windows = stream.windows[:slow] if name in SLOW else stream.windows
+        began = time.perf_counter()
+        if isinstance(detector, CalibratedDetector):
+            scores[name] = detector.score_many(stream.pool.features, windows)
+        else:
+            scores[name] = [detector.score(stream.pool.features.take(window)) for window in windows]
+        seconds[name] = time.perf_counter() - began
+    return scores, seconds
+
+
+def _decide(
+    scores: Scores, sets: Sequence[tuple[str, ...]], options: argparse.Namespace
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Each detector by itself, and the sets of detectors as one decision each."""
+    decided = {name: np.array([score.drifted for score in of]) for name, of in scores.items()}
+    for names in sets:
+        windows = min(len(scores[name]) for name in names)
+        decided["+".join(names)] = np.array(
+            [
+                combine(
+                    {name: scores[name][at] for name in names},
+                    alpha=options.p_value,
+                    min_effect=MonitorSettings().drift_min_effect,
+                    multiplicity=MonitorSettings().drift_multiplicity,
+                ).drifted
+                for at in range(windows)
+            ]
+        )
+    return decided
+
+
+def _severity(estimator: AccuracyEstimator, stream: DriftStream) -> Severity:
+    estimates = [estimator.estimate(stream.pool.features.take(window)) for window in stream.windows]
+    return Severity(
+        true_accuracy=float(stream.pool.right[stream.windows].mean()),
+        estimated_accuracy=float(np.mean([estimate.value for estimate in estimates])),
+        interval_low=float(np.mean([estimate.low for estimate in estimates])),
+        interval_high=float(np.mean([estimate.high for estimate in estimates])),
+        trusted_share=float(np.mean([estimate.trusted for estimate in estimates])),
+    )
+
+
+def _record(
+    case: DriftCase,
+    name: str,
+    stream: DriftStream,
+    decisions: Decisions,
+    severity: Severity,
+    configured: float | None,
+) -> Record:
+    windows = sum(map(len, decisions.drifted))
+    alarms = sum(int(lot.sum()) for lot in decisions.drifted)
+    confirmed = [decisions.confirmed(lot) for lot in range(len(decisions.drifted))]
+    first = int(decisions.drifted[0].argmax()) if stream.shifted and alarms else None
+    sure = confirmed[0][0] if stream.shifted and confirmed[0] else None
+    return Record(
+        case=case.name,
+        detector=name,
+        stream=stream.name,
+        shifted=stream.shifted,
+        windows=windows,
+        window_size=stream.windows.shape[1],
+        alarms=alarms,
+        alarm_rate_upper=upper_bound(alarms, windows),
+        configured_rate=configured,
+        confirmed_alarms=sum(map(len, confirmed)),
+        delay_windows=None if first is None else first + 1,
+        confirmed_delay_windows=None if sure is None else sure + 1,
+        loss_at_alarm=None if first is None or stream.loss is None else float(stream.loss[first]),
+        loss_at_confirmation=None if sure is None or stream.loss is None else float(stream.loss[sure]),
+        milliseconds_per_window=1000 * decisions.seconds / windows,
+        **asdict(severity),
+    )
+
+
+def upper_bound(count: int, of: int) -> float:
+    """One-sided 95 % upper bound of a rate, from ``count`` of ``of`` (Clopper-Pearson)."""
+    return 1.0 if count >= of else float(betaincinv(count + 1, of - count, 0.95))
+
+
+def soak(case: DriftCase, windows: int, console: Console) -> dict[str, object]:
+    """Score so many windows one after another, as the monitor does; resident memory after a tenth, and at the end."""
+    settings = MonitorSettings()
+    reference, traffic = case.split(0, settings.drift_reference_size)
+    fitted = {
+        name: make_detector(name, DetectorOptions(window_size=settings.window_size))
+        for name in settings.detector_names
+    }
+    for detector in fitted.values():
+        detector.fit(reference.features)
+    generator = np.random.default_rng(0)
+    resident: list[int] = []
+    began = time.perf_counter()
+    for at in range(windows):
+        window = traffic.features.take(generator.integers(len(traffic), size=settings.window_size))
+        for detector in fitted.values():
+            detector.score(window)
+        if at % (windows // 10) == windows // 10 - 1:
+            resident.append(_resident())
+            console.print(f"  {at + 1} windows: {resident[-1] / 2**20:.0f} MiB")
+    return {
+        "measurement": "soak",
+        "case": case.name,
+        "detectors": list(fitted),
+        "windows": windows,
+        "resident_bytes": resident,
+        "milliseconds_per_window": 1000 * (time.perf_counter() - began) / windows,
+    }
+
+
+def speed() -> dict[str, object]:
+    """MMD on 1,000 embeddings of 512 numbers against a window of 1,000, with 200 calibration windows."""
+    generator = np.random.default_rng(0)
+
+    def features() -> Features:
+        rows = generator.standard_normal((1000, 512)).astype(np.float32)
+        return Features(rows[:, :2], rows[:, :2], rows)
+
+    make_detector("mmd", DetectorOptions()).fit(features())  # loads alibi-detect
+    detector = make_detector("mmd", DetectorOptions(p_value=0.01, window_size=1000, calibration_windows=200))
+    reference, window = features(), features()
+    began = time.perf_counter()
+    detector.fit(reference)
+    fitted = time.perf_counter()
+    detector.score(window)
+    ended = time.perf_counter()
+    return {
+        "measurement": "speed",
+        "detector": "mmd",
+        "fit_seconds": fitted - began,
+        "score_seconds": ended - fitted,
+        "seconds": ended - began,
+    }
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__)
+    parser.add_argument("cases", nargs="*", type=Path, metavar="CASE.npz")
+    parser.add_argument("--detectors", help=f"comma-separated; default for images: {IMAGES}")
+    parser.add_argument("--together", default="mmd+ks,frouros_mmd+frouros_ks,tabular+ks", help="sets as one decision")
+    parser.add_argument("--windows", type=int, default=10_000, help="of unchanged traffic")
+    parser.add_argument("--slow-windows", type=int, default=1000, help=f"the same for {', '.join(sorted(SLOW))}")
+    parser.add_argument("--p-value", type=float, default=0.005, help="configured false alarms per window")
+    parser.add_argument("--calibration-windows", type=int, default=2000)
+    parser.add_argument("--compare", type=int, default=100, help="unchanged windows for the comparison; 0: none")
+    parser.add_argument("--soak", type=int, default=0, help="score so many windows and watch the memory")
+    parser.add_argument("--speed", action="store_true", help="time MMD on 1,000 x 512 embeddings")
+    parser.add_argument("--json", type=Path, help="write one record per detector and stream")
+    parser.add_argument("--models", type=Path, default=Path("build/benchmarks"), help="keeps models it had to train")
+    options = parser.parse_args(arguments)
+    console = Console()
+    records: list[Record] = []
+    others: list[dict[str, object]] = [speed()] if options.speed else []
+    for path in options.cases:
+        console.print(f"{path.stem}: features ...")
+        case = load_drift_case(path, options.models)
+        if options.soak:
+            others.append(soak(case, options.soak, console))
+        else:
+            records += measure(case, options, console)
+            if options.compare and not case.tabular:
+                records += compare(case, options)
+        if options.json:
+            # After every case: a run that is interrupted keeps what it has measured.
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            everything = [*(asdict(record) for record in records), *others]
+            options.json.write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
+    console.print(table(records))
+    for measured in others:
+        console.print(measured)
+    return 0
+
+
+def table(records: Sequence[Record]) -> Table:
+    """The records for people."""
+    shown = Table("case", "stream", "detector", "windows", "alarms", "<=", "confirmed", "delay", "loss", "accuracy")
+    for record in sorted(records, key=lambda record: (record.case, record.stream)):
+        shown.add_row(
+            record.case,
+            record.stream,
+            record.detector,
+            f"{record.windows} x {record.window_size}",
+            str(record.alarms),
+            f"{100 * record.alarm_rate_upper:.2f} %",
+            str(record.confirmed_alarms),
+            _pair(record.delay_windows, record.confirmed_delay_windows, "d"),
+            _pair(record.loss_at_alarm, record.loss_at_confirmation, ".0%"),
+            f"{record.true_accuracy:.1%}, est. {record.estimated_accuracy:.1%} "
+            f"[{record.interval_low:.1%}, {record.interval_high:.1%}], trusted {record.trusted_share:.0%}",
+        )
+    return shown
+
+
+def _pair(first: float | None, confirmed: float | None, form: str) -> str:
+    return ", ".join("-" if value is None else format(value, form) for value in (first, confirmed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Streams of windows, drawn by index: unchanged traffic, shifted traffic, and a ramp from one to the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.drift_case import DriftCase, Labelled
+from fieldrepair_monitoring.features import joined
+
+Windows = npt.NDArray[np.int64]
+
+WINDOW = 500
+RAMP_WINDOWS = 40
+
+
+@dataclass(frozen=True)
+class DriftStream:
+    """Windows of a pool, in order."""
+
+    name: str
+    shifted: bool
+    pool: Labelled
+    windows: Windows
+    """``(b, m)`` indices into the pool."""
+    loss: npt.NDArray[np.float64] | None = None
+    """``(b,)`` for a ramp: the share of its final loss that the accuracy has lost in each window."""
+
+
+def no_drift(traffic: Labelled, count: int, seed: int) -> DriftStream:
+    """``count`` windows of unchanged traffic; in each, no input twice, and at most half of what there is.
+
+    A window that were drawn with replacement would differ from traffic: it would hold copies.
+    """
+    generator = np.random.default_rng([seed, 2])
+    size = min(WINDOW, len(traffic) // 2)
+    windows = np.stack([generator.choice(len(traffic), size, replace=False, shuffle=False) for _ in range(count)])
+    return DriftStream("no_drift", False, traffic, windows)
+
+
+def shifted(case: DriftCase) -> DriftStream:
+    """All of the shifted inputs, in the order they come in, each once."""
+    count = len(case.shifted) // WINDOW
+    windows = np.arange(count * WINDOW).reshape(count, WINDOW)
+    return DriftStream("shifted", True, case.shifted, windows)
+
+
+def ramp(case: DriftCase, traffic: Labelled, seed: int) -> DriftStream:
+    """Windows whose share of shifted inputs grows evenly from 0 to 100 %."""
+    generator = np.random.default_rng([seed, 3])
+    pool = Labelled(
+        joined([traffic.features, case.shifted.features]), np.concatenate([traffic.labels, case.shifted.labels])
+    )
+    shares = np.linspace(0.0, 1.0, RAMP_WINDOWS)
+    windows: list[npt.NDArray[np.int64]] = []
+    for share in shares:
+        new = round(share * WINDOW)
+        old = generator.choice(len(traffic), WINDOW - new, replace=False)
+        windows.append(
+            np.concatenate([old, len(traffic) + generator.choice(len(case.shifted), new, replace=False)]).astype(
+                np.int64
+            )
+        )
+        generator.shuffle(windows[-1])
+    # In expectation, the accuracy falls in proportion to the share.
+    return DriftStream("ramp", True, pool, np.stack(windows), loss=shares)
