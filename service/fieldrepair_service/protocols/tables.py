@@ -13,7 +13,10 @@ from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError
 from fieldrepair_service.protocols.base import as_numbers
 
-_MOST_VALUES = 64 << 20
+# The most that a Parquet file may unpack to, read a few rows at a time: what it says about itself need not be true,
+# and asking pyarrow for it (``ColumnChunkMetaData``) ends the process where a file's statistics are broken.
+_MOST_BYTES = 64 << 20
+_ROWS_AT_ONCE = 256
 
 
 def read_csv(body: bytes) -> npt.NDArray[np.generic]:
@@ -38,15 +41,22 @@ def read_parquet(body: bytes) -> npt.NDArray[np.generic]:
     """
     try:
         file = pa_parquet.ParquetFile(pa.BufferReader(body))
-        groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
-        values = sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
-        if values > _MOST_VALUES:
-            raise DecodeError(f"{values} values in {len(body)} bytes", reason=drops.TOO_LARGE_DECODED)
         index = _pandas_index(file.schema_arrow)
         names = [name for name in file.schema_arrow.names if name not in index]
-        return _table_as_array(file.read(columns=names, use_threads=False))
+        return _table_as_array(_unpacked(file, names, max(_MOST_BYTES, 4 * len(body))))
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:
         raise DecodeError(f"not a Parquet file: {error}", reason=drops.MALFORMED_REQUEST) from error
+
+
+def _unpacked(file: pa_parquet.ParquetFile, names: list[str], most_bytes: int) -> pa.Table:
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, use_threads=False):
+        size += batch.nbytes
+        if size > most_bytes:
+            raise DecodeError(f"more than {most_bytes} bytes unpacked", reason=drops.TOO_LARGE_DECODED)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, schema=batches[0].schema) if batches else file.read(columns=names)
 
 
 def _pandas_index(schema: pa.Schema) -> set[str]:
