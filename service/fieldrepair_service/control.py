@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel, ConfigDict, Field
 
 from fieldrepair_service.case_api import CaseApi
-from fieldrepair_service.console import create_console
+from fieldrepair_service.console import Console
 from fieldrepair_service.console.security import Security, approver, viewer
 from fieldrepair_service.http_errors import install_error_handlers
 from fieldrepair_service.stores import Stores
@@ -76,8 +76,13 @@ def create_control_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        async with stores.opened(cases.mount) if stores and cases else nullcontext():
+        async with console.running(), stores.opened(mount) if stores else nullcontext():
             yield
+
+    def mount() -> None:
+        console.mount()
+        if cases is not None:
+            cases.mount()
 
     app = FastAPI(title="fieldrepair sidecar", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     install_error_handlers(app)
@@ -108,7 +113,7 @@ def create_control_app(
         view: UpstreamView = await traffic.run(upstreams.switch(spec.url, spec.model_name, spec.model_version))
         return asdict(view)
 
-    create_console(
+    console = Console(
         app,
         security,
         stores=stores,

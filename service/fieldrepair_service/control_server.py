@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 
 import uvicorn
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 class ControlServer:
     """Serves the control app from a thread until stopped."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             app,
             ws="none",
@@ -23,7 +24,12 @@ class ControlServer:
             server_header=False,
             timeout_graceful_shutdown=2,
         )
+        if tls is not None:
+            config.load()
+            config.ssl = tls
         self._server = uvicorn.Server(config)
+        # Answers that go on and on (server-sent events) look here, so that they do not hold up the stop.
+        app.state.stopping = lambda: self._server.should_exit
         self._thread = threading.Thread(target=self._run, args=(listener,), name="fieldrepair-control", daemon=True)
         self._thread.start()
 

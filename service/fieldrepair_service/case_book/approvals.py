@@ -53,7 +53,7 @@ def approval_of(case: Case) -> Approval | None:
 class Approvals(Cases):
     """What the console asks for, and what the watcher of the registry answers."""
 
-    def approve(self, case_id: int, actor: str, role: str) -> Case:
+    def approve(self, case_id: int, actor: str, role: str, reason: str = "") -> Case:
         """Ask for the promotion of an accepted case's candidate, with an entry in the audit trail.
 
         Asking again changes nothing, unless the alias could not be moved: then it is tried again.
@@ -62,6 +62,7 @@ class Approvals(Cases):
             case_id: the case.
             actor: who approves.
             role: their role, for the audit trail.
+            reason: why, if they say so.
 
         Raises:
             Conflict: the case is not accepted, or has no candidate.
@@ -75,8 +76,12 @@ class Approvals(Cases):
             if _KEY not in row.progress or row.progress[_KEY].get("problem"):
                 _store(row, {"by": actor, "at_ms": now, "version": row.candidate_version})
                 row.updated_ms = now
-                detail = {"model": row.model_name, "version": row.candidate_version}
-                session.add(audit_row(now, actor, role, "approve", f"case {case_id}", detail))
+                detail = {
+                    "model": row.model_name,
+                    "version": row.candidate_version,
+                    **({"reason": reason} if reason else {}),
+                }
+                session.add(audit_row(now, actor, role, "promote", f"case {case_id}", detail))
             session.flush()
             return read_case(session, case_id)
 

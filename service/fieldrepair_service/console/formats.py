@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -54,6 +55,11 @@ def plural(count: int, word: str, several: str | None = None) -> str:
     return f"{count:,} {word if count == 1 else several or word + 's'}"
 
 
+def quoted(text: str | None) -> str:
+    """Text as a Python and JSON string, for code that people copy."""
+    return json.dumps(text or "")
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "utc": utc,
     "iso": iso,
@@ -61,5 +67,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "percent": percent,
     "number": number,
+    "quoted": quoted,
 }
 FUNCTIONS: dict[str, Callable[..., Any]] = {"plural": plural}

@@ -1,0 +1,161 @@
+"""The overview: per model what is served, how far the field has drifted, and what waits for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState, DriftEvent, TaskCounts, WindowRecord
+from fieldrepair_service.console.charts import Panel, Series, accuracy_panel, drift_panel, sparkline
+from fieldrepair_service.console.pages import Pages
+from fieldrepair_service.console.security import Visitor, viewer
+from fieldrepair_service.console.traffic import Throughput
+from fieldrepair_service.exchange import UNKNOWN_MODEL
+from fieldrepair_service.stores import Stores
+from fieldrepair_service.upstream import UpstreamView
+
+Traffic = Callable[[], Awaitable[tuple[UpstreamView | None, list[UpstreamView]]]]
+
+_WINDOWS = 120
+_VERSIONS = 3
+_EVENTS = 20
+_CASES_PER_PAGE = 100
+
+
+@dataclass(frozen=True)
+class OpenCase:
+    """A case and how far its labels are."""
+
+    case: Case
+    counts: TaskCounts
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """What the overview says about one model."""
+
+    name: str
+    served: UpstreamView | None
+    watched: str | None
+    """The version that the monitor judged last."""
+    drift: Panel | None
+    accuracy: Panel | None
+    windows: list[tuple[str, WindowRecord]]
+    """The last windows with their version, newest first: the table for those who do not see the charts."""
+    events: list[DriftEvent]
+    open_event: DriftEvent | None
+    open_cases: list[OpenCase]
+    waiting: list[Case]
+    """Accepted cases: their candidate waits for approval."""
+    rejected: list[Case]
+
+
+def overview_router(pages: Pages, stores: Stores, upstreams: Traffic, throughput: Throughput) -> APIRouter:
+    """Routes ``/``, ``/cases`` and ``/audit``."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def overview(request: Request, visitor: Annotated[Visitor, Depends(viewer)]) -> Response:
+        active, draining = await upstreams()
+
+        def render() -> Response:
+            rates = throughput.rates()
+            return pages.render(
+                request,
+                "overview.html",
+                visitor,
+                active=active,
+                draining=draining,
+                models=model_views(stores.book, active),
+                numbers=throughput.numbers(),
+                rate=rates[-1] if rates else None,
+                rate_line=sparkline(rates),
+            )
+
+        return await run_in_threadpool(render)
+
+    @router.get("/cases")
+    def cases(
+        request: Request, visitor: Annotated[Visitor, Depends(viewer)], state: CaseState | None = None
+    ) -> Response:
+        found = stores.book.cases(state, limit=_CASES_PER_PAGE)
+        counts = stores.book.task_counts_of(found)
+        return pages.render(
+            request,
+            "cases.html",
+            visitor,
+            cases=[OpenCase(case, counts[case.id]) for case in found],
+            state=state,
+            states=list(CaseState),
+            limit=_CASES_PER_PAGE,
+        )
+
+    @router.get("/audit")
+    def audit(
+        request: Request,
+        visitor: Annotated[Visitor, Depends(viewer)],
+        before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+    ) -> Response:
+        entries = stores.book.audit_trail(limit=_CASES_PER_PAGE, before_id=before)
+        return pages.render(
+            request, "audit.html", visitor, entries=entries, more=len(entries) == _CASES_PER_PAGE, before=before
+        )
+
+    return router
+
+
+def model_views(book: CaseBook, active: UpstreamView | None) -> list[ModelView]:
+    """One view per model that is served, watched or under repair; the served one first."""
+    checkpoints = sorted(book.checkpoints(), key=lambda checkpoint: checkpoint.updated_ms)
+    cases = book.cases(limit=_CASES_PER_PAGE)
+    served = active if active is not None and active.model_name != UNKNOWN_MODEL else None
+    names = dict.fromkeys(
+        [
+            *([served.model_name] if served else []),
+            *(checkpoint.model_name for checkpoint in reversed(checkpoints)),
+            *(case.model_name for case in cases),
+        ]
+    )
+    views: list[ModelView] = []
+    for name in names:
+        versions = [checkpoint.model_version for checkpoint in checkpoints if checkpoint.model_name == name]
+        views.append(
+            _model_view(
+                book,
+                name,
+                served if served is not None and served.model_name == name else None,
+                versions[-_VERSIONS:],
+                [case for case in cases if case.model_name == name],
+            )
+        )
+    return views
+
+
+def _model_view(
+    book: CaseBook, name: str, served: UpstreamView | None, versions: Sequence[str], cases: Sequence[Case]
+) -> ModelView:
+    series = [Series(version, book.windows(name, version, limit=_WINDOWS)) for version in versions]
+    series = sorted((each for each in series if each.windows), key=lambda each: each.windows[0].last_timestamp_ms)
+    windows = [(each.version, window) for each in series for window in each.windows]
+    events = book.events(name, limit=_EVENTS)
+    reference = next((event.reference_accuracy for event in events if event.reference_accuracy is not None), None)
+    working = [case for case in cases if case.state in OPEN_STATES and case.state is not CaseState.ACCEPTED]
+    counts = book.task_counts_of(working)
+    return ModelView(
+        name=name,
+        served=served,
+        watched=versions[-1] if versions else None,
+        drift=drift_panel(name, series, events) if windows else None,
+        accuracy=accuracy_panel(name, series, events, reference),
+        windows=sorted(windows, key=lambda each: each[1].last_timestamp_ms, reverse=True)[:20],
+        events=events,
+        open_event=next((event for event in events if event.ended_ms is None), None),
+        open_cases=[OpenCase(case, counts[case.id]) for case in working],
+        waiting=[case for case in cases if case.state is CaseState.ACCEPTED],
+        rejected=[case for case in cases if case.state is CaseState.REJECTED],
+    )
