@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx
 from typing_extensions import Self
 
+from fieldrepair_monitoring.alert_bodies import one_line, plain_body
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_service.case_book import DRIFT_EVENT_OPENED, CaseBook, Notification
 
@@ -24,13 +25,22 @@ class Webhook:
         url: http or https address.
         token: sent as ``Authorization: Bearer``, if given.
         timeout_s: how long one attempt may take.
+        body: makes the JSON of a message: :func:`plain_body` or :func:`slack_body`.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 10.0,
+        body: Callable[[Notification], Mapping[str, object]] = plain_body,
+    ) -> None:
         headers = {"User-Agent": "fieldrepair-monitor"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         self._url = url
+        self._body = body
         self._client = httpx.Client(headers=headers, timeout=timeout_s)
 
     def __enter__(self) -> Self:
@@ -45,16 +55,11 @@ class Webhook:
         Returns:
             None if the receiver took it (any 2xx), else what went wrong.
         """
-        body = {
-            "kind": notification.kind,
-            # Chat systems show `text`; the other fields are for programs.
-            "text": _text(notification),
-            "notification_id": notification.id,
-            "created_ms": notification.created_ms,
-            **notification.payload,
-        }
+        content = self._body(notification)
         try:
-            answer = self._client.post(self._url, json=body, headers={"Idempotency-Key": idempotency_key(notification)})
+            answer = self._client.post(
+                self._url, json=content, headers={"Idempotency-Key": idempotency_key(notification)}
+            )
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
         if answer.is_success:
@@ -99,7 +104,7 @@ def deliver(
         metrics.notifications.labels("taken" if error is None else "failed").inc()
         if error is None:
             taken += 1
-            logger.info("alert %s posted: %s", notification.id, _text(notification))
+            logger.info("alert %s posted: %s", notification.id, one_line(notification))
         else:
             logger.warning(
                 "alert %s could not be posted (attempt %d, will try again): %s",
@@ -117,9 +122,3 @@ def due(notification: Notification) -> float:
         return 0.0
     pause = min(2.0 ** min(notification.attempts, 20), LONGEST_PAUSE_S)
     return notification.last_attempt_ms / 1000 + pause
-
-
-def _text(notification: Notification) -> str:
-    payload = notification.payload
-    subject = " ".join(str(payload[key]) for key in ("model_name", "model_version") if key in payload)
-    return f"fieldrepair: {subject}: {payload.get('summary', notification.kind)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +110,7 @@ def explain(model: ServedModel, handover: HandOver, window: FieldWindow, *, seed
     outside = float((near.distances[:, 0] > limit).mean())
     content["outside"] = {"share": outside, "usual_share": 1 - USUAL_SHARE, "distance": limit}
     chosen = _most_unlike(window.inputs[sound], near)
-    content["unlike"] = [_unlike(i, window.keys[sound[i]], scores[i], near, known, names) for i in chosen]
+    content["unlike"] = [_unlike(i, window.keys[int(sound[i])], scores[i], near, known, names) for i in chosen]
     content["summary"] = _summary(len(sound), outside, classes, moved)
     shown = [(i, window.inputs[sound[i]], scores[i]) for i in chosen]
     return Explanation(content, _pictures(handover.input, names, shown, near, known))
@@ -128,14 +129,15 @@ def known_inputs(reference: Reference, seed: int) -> KnownInputs:
     }
     held_out = len(reference.val_x) + len(reference.normal_x)
     used = [name for name in parts if len(parts[name][0]) and (name != "train" or held_out < ENOUGH_HELD_OUT)]
-    origin = [(name, row) for name in used for row in range(len(parts[name][0]))]
+    origin: list[tuple[str, int]] = [(name, row) for name in used for row in range(len(parts[name][0]))]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(origin))[:MOST_REFERENCE])
+    places: list[int] = chosen.tolist()
     return KnownInputs(
         x=np.concatenate([parts[name][0] for name in used])[chosen],
         labels=np.concatenate([parts[name][1] for name in used])[chosen].astype(np.int64),
         worlds=np.concatenate([parts[name][2] for name in used])[chosen].astype(np.int64),
-        parts=tuple(origin[i][0] for i in chosen),
-        indices=np.asarray([origin[i][1] for i in chosen], dtype=np.int64),
+        parts=tuple(origin[i][0] for i in places),
+        indices=np.asarray([origin[i][1] for i in places], dtype=np.int64),
     )
 
 
@@ -171,11 +173,11 @@ def _unlike(
     known: KnownInputs,
     names: tuple[str, ...],
 ) -> dict[str, object]:
-    neighbours = [
+    neighbours: list[dict[str, object]] = [
         {
             "part": known.parts[j],
             "index": int(known.indices[j]),
-            "label": None if known.labels[j] == UNLABELLED else names[known.labels[j]],
+            "label": None if known.labels[j] == UNLABELLED else names[int(known.labels[j])],
             "distance": float(distance),
         }
         for j, distance in zip(near.indices[i].tolist(), near.distances[i].tolist(), strict=True)
@@ -206,7 +208,7 @@ def _pictures(
         answer = int(scores.argmax())
         row = [Tile(spec.to_pixels(instance[None])[0], (f"says {names[answer]}, {scores[answer]:.0%}",), framed=True)]
         for j, distance in zip(near.indices[i].tolist(), near.distances[i].tolist(), strict=True):
-            label = "no label" if known.labels[j] == UNLABELLED else names[known.labels[j]]
+            label = "no label" if known.labels[j] == UNLABELLED else names[int(known.labels[j])]
             row.append(Tile(spec.to_pixels(known.x[j : j + 1])[0], (f"{label}, {distance:.3g} away",)))
         rows.append(row)
     return {UNLIKE_PICTURE: image_grid(rows, headings=("field input", *("reference",) * NEIGHBOURS))}
@@ -241,5 +243,5 @@ def _answers(features: Features) -> IntArray:
     return features.scores.argmax(axis=1).astype(np.int64)
 
 
-def _counts(values: npt.NDArray[np.integer], size: int) -> IntArray:
+def _counts(values: npt.NDArray[np.integer[Any]], size: int) -> IntArray:
     return np.bincount(values, minlength=size).astype(np.int64)

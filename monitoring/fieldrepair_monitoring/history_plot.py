@@ -83,7 +83,8 @@ def _accuracy(
         if w.accuracy_low is not None and w.accuracy_high is not None
     ]
     if between:
-        axes.fill_between(*zip(*between, strict=True), color=_CALM, alpha=0.2, linewidth=0, label="its interval")
+        xs, lows, highs = zip(*between, strict=True)
+        axes.fill_between(xs, lows, highs, color=_CALM, alpha=0.2, linewidth=0, label="its interval")
     labelled = [
         (t, w.labelled_accuracy) for t, w in zip(times, windows, strict=True) if w.labelled_accuracy is not None
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -14,6 +15,8 @@ from fieldrepair_service.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 _STREAM = ("model_name", "model_version")
+_DETECTOR = (*_STREAM, "detector")
+EXPLANATION_OUTCOMES = ("explained", "failed", "given_up")
 
 
 class MonitorMetrics:
@@ -75,6 +78,60 @@ class MonitorMetrics:
             _STREAM,
             registry=registry,
         )
+        self.accuracy_low = Gauge(
+            "fieldrepair_monitor_estimated_accuracy_low",
+            "Lower end of the interval of the estimated accuracy.",
+            _STREAM,
+            registry=registry,
+        )
+        self.accuracy_high = Gauge(
+            "fieldrepair_monitor_estimated_accuracy_high",
+            "Upper end of the interval of the estimated accuracy.",
+            _STREAM,
+            registry=registry,
+        )
+        self.labelled_accuracy = Gauge(
+            "fieldrepair_monitor_labelled_accuracy",
+            "Accuracy on those inputs of the last window whose right answer is known.",
+            _STREAM,
+            registry=registry,
+        )
+        self.detector_statistic = Gauge(
+            "fieldrepair_monitor_detector_statistic",
+            "Each detector's statistic of the last window.",
+            _DETECTOR,
+            registry=registry,
+        )
+        self.detector_threshold = Gauge(
+            "fieldrepair_monitor_detector_threshold",
+            "Statistic above which a detector by itself calls the last window drifted.",
+            _DETECTOR,
+            registry=registry,
+        )
+        self.detector_p_value = Gauge(
+            "fieldrepair_monitor_detector_p_value",
+            "Each detector's p-value of the last window.",
+            _DETECTOR,
+            registry=registry,
+        )
+        self.last_input = Gauge(
+            "fieldrepair_monitor_last_input_timestamp_seconds",
+            "When the newest field input of the last window was asked for, by its sidecar's clock.",
+            _STREAM,
+            registry=registry,
+        )
+        self.late = Counter(
+            "fieldrepair_monitor_late_field_inputs_total",
+            "Field inputs judged a minute or more after later ones: their sidecar shipped late, or its clock is behind.",
+            _STREAM,
+            registry=registry,
+        )
+        self.clock_ahead = Gauge(
+            "fieldrepair_monitor_clock_ahead_seconds",
+            "How far the newest field input of the last window lies in the monitor's future; 0 if it does not.",
+            _STREAM,
+            registry=registry,
+        )
         self.window_seconds = Histogram(
             "fieldrepair_monitor_window_seconds",
             "Time to read, judge and record one window.",
@@ -96,6 +153,8 @@ class MonitorMetrics:
             ("outcome",),
             registry=registry,
         )
+        for outcome in EXPLANATION_OUTCOMES:
+            self.explanations.labels(outcome)  # there from the start, so that rate() sees the first one
         self.explanations_pending = Gauge(
             "fieldrepair_monitor_explanations_pending",
             "Drift events that are not explained yet.",
@@ -124,6 +183,43 @@ class MonitorMetrics:
             self.p_value.labels(*stream).set(window.p_value)
         if window.estimated_accuracy is not None:
             self.estimated_accuracy.labels(*stream).set(window.estimated_accuracy)
+        for gauge, value in (
+            (self.accuracy_low, window.accuracy_low),
+            (self.accuracy_high, window.accuracy_high),
+            (self.labelled_accuracy, window.labelled_accuracy),
+        ):
+            if value is not None:
+                gauge.labels(*stream).set(value)
+        self._detectors(stream, window.scores or {})
+
+    def _detectors(self, stream: tuple[str, str], scores: Mapping[str, object]) -> None:
+        """Each detector's numbers; there are as many series as detectors in use."""
+        for detector, score in scores.items():
+            if not isinstance(score, Mapping):
+                continue
+            for gauge, name in (
+                (self.detector_statistic, "statistic"),
+                (self.detector_threshold, "threshold"),
+                (self.detector_p_value, "p_value"),
+            ):
+                value = cast("Mapping[str, object]", score).get(name)
+                if isinstance(value, (int, float)):
+                    gauge.labels(*stream, detector).set(value)
+
+    def timestamps(self, model_name: str, model_version: str, *, newest_ms: int, now_s: float, late: int) -> None:
+        """Take up how the clocks of the field inputs stand.
+
+        Args:
+            model_name: registered model.
+            model_version: its version.
+            newest_ms: the newest timestamp in the window.
+            now_s: the monitor's own time, in epoch seconds.
+            late: field inputs of the window that are a minute or more older than an earlier window's newest.
+        """
+        stream = (model_name, model_version)
+        self.last_input.labels(*stream).set(newest_ms / 1000)
+        self.clock_ahead.labels(*stream).set(max(0.0, newest_ms / 1000 - now_s))
+        self.late.labels(*stream).inc(late)
 
     def failing(self, model_name: str, model_version: str, error: Exception | None) -> None:
         """Say that a stream fails with this error, or (None) that it does not fail."""

@@ -9,9 +9,11 @@ from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 
+from fieldrepair_monitoring.alert_bodies import plain_body, slack_body
 from fieldrepair_monitoring.alerts import Webhook, deliver
 from fieldrepair_monitoring.backoff import Backoff
 from fieldrepair_monitoring.detectors import detector_factory
+from fieldrepair_monitoring.case_metrics import exported_cases
 from fieldrepair_monitoring.errors import RegistryError
 from fieldrepair_monitoring.explainer import Explainer
 from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals
@@ -196,7 +198,7 @@ def run_monitor(settings: MonitorSettings) -> None:
         if stores is None:
             return
         log, book = stores
-        with book, _webhook(settings) as webhook:
+        with book, exported_cases(metrics.registry, book), _webhook(settings) as webhook:
             monitor = Monitor(settings, log, book, metrics, webhook)
             explainer = Explainer(settings, log, book, metrics)
             if not settings.once:
@@ -221,5 +223,6 @@ def _webhook(settings: MonitorSettings) -> Generator[Webhook | None]:
         str(settings.alert_webhook_url),
         token=None if token is None else token.get_secret_value(),
         timeout_s=settings.alert_timeout_seconds,
+        body=slack_body if settings.alert_webhook_format == "slack" else plain_body,
     ) as webhook:
         yield webhook

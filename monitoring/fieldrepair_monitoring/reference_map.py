@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,5 +96,5 @@ def _name(number: int, answers: IntArray, class_names: tuple[str, ...]) -> str:
     return f"region {number + 1} ({share:.0%} {class_names[most]})"
 
 
-def _counts(values: npt.NDArray[np.integer], size: int) -> IntArray:
+def _counts(values: npt.NDArray[np.integer[Any]], size: int) -> IntArray:
     return np.bincount(values, minlength=size).astype(np.int64)

@@ -82,7 +82,10 @@ class MonitorSettings(RegistrySettings):
     """How far the estimated accuracy must lie below the reference accuracy to count as harm (0.03 = 3 points)."""
 
     alert_webhook_url: HttpUrl | None = None
-    """Each drift event is posted here as JSON. Default: none; events then show in the case book and the metrics."""
+    """Each drift event, and each candidate that waits for approval, is posted here. Default: none; both then show in the
+    case book and the metrics."""
+    alert_webhook_format: Literal["json", "slack"] = "json"
+    """What is posted: plain JSON with every field, or a message for Slack's incoming webhooks."""
     alert_webhook_token: SecretStr | None = None
     """Bearer token sent with each alert."""
     alert_timeout_seconds: float = Field(default=10.0, gt=0)

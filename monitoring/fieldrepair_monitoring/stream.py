@@ -17,6 +17,9 @@ from fieldrepair_service.field_log import Cursor, FieldLog
 
 logger = logging.getLogger(__name__)
 
+LATE_AFTER_MS = 60_000
+"""Two sidecars never ship in step; only a field input that is so much older than one already judged counts as late."""
+
 
 class Stream:
     """Judges windows of one model version.
@@ -131,6 +134,14 @@ class Stream:
         ends = event.id if event is not None and self._confirmation.calm(recent) else None
         opened = self._book.record_windows(self._name, self._version, found.cursor_end, [window], opens, ends)
         self._report(window, opened, still_open=event is not None and ends is None)
+        newest = max((each.last_timestamp_ms for each in earlier), default=0)
+        self._metrics.timestamps(
+            self._name,
+            self._version,
+            newest_ms=found.last_timestamp_ms,
+            now_s=time.time(),
+            late=int((found.timestamps_ms < newest - LATE_AFTER_MS).sum()),
+        )
         without_harm = shift is not None and not harmful and event is None
         self._metrics.shift_without_harm.labels(self._name, self._version).set(int(without_harm))
         if ends is not None:

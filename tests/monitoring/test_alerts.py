@@ -5,13 +5,21 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from fieldrepair_monitoring.alert_bodies import slack_body
 from fieldrepair_monitoring.alerts import Webhook, deliver, due
 from fieldrepair_monitoring.metrics import MonitorMetrics
-from fieldrepair_service.case_book import CaseBook, NewDriftEvent, WindowRecord, open_case_book
+from fieldrepair_service.case_book import (
+    CANDIDATE_WAITING,
+    CaseBook,
+    NewDriftEvent,
+    Notification,
+    WindowRecord,
+    open_case_book,
+)
 from fieldrepair_service.errors import StoreUnavailable
 
 
@@ -239,3 +247,47 @@ def test_a_token_is_sent_as_bearer(book: CaseBook, receiver: Receiver, metrics: 
     with Webhook(receiver.url, token="s3cret") as webhook:
         assert deliver(book, webhook, metrics, clock=clock.seconds) == 1
     assert receiver.got[0][0]["Authorization"] == "Bearer s3cret"
+
+
+def test_slack_gets_a_message_it_can_show(
+    book: CaseBook, receiver: Receiver, metrics: MonitorMetrics, clock: Clock
+) -> None:
+    raise_event(book)
+    with Webhook(receiver.url, body=slack_body) as webhook:
+        assert deliver(book, webhook, metrics, clock=clock.seconds) == 1
+    [(headers, body)] = receiver.got
+    assert headers["Content-Type"] == "application/json"
+    assert set(body) == {"text", "blocks"}, "Slack refuses a message with fields it does not know"
+    assert body["text"] == "fieldrepair: digits 1: MMD 0.1200 &gt; 0.0100 in 2 of the last 3 windows"
+    header, said, facts, context = body["blocks"]
+    assert header == {"type": "header", "text": {"type": "plain_text", "text": "The field has shifted"}}
+    assert said["text"] == {"type": "mrkdwn", "text": "MMD 0.1200 &gt; 0.0100 in 2 of the last 3 windows"}
+    assert [field["text"] for field in facts["fields"]] == [
+        "*Model*\ndigits, version 1",
+        "*Case*\n1",
+        "*Estimated accuracy*\n61%",
+        "*On the reference*\n97%",
+    ]
+    assert context["type"] == "context"
+
+
+def test_slack_is_told_of_a_candidate_and_its_limits_are_kept() -> None:
+    reason = "<!channel> better & " + "more " * 2000
+    waiting = Notification(
+        id=7,
+        kind=CANDIDATE_WAITING,
+        event_id=None,
+        case_id=3,
+        payload={"case_id": 3, "model_name": "a<b", "model_version": "1", "candidate_version": "2", "summary": reason},
+        created_ms=0,
+        attempts=0,
+        last_attempt_ms=None,
+        last_error=None,
+        sent_ms=None,
+    )
+    header, said, facts, _ = cast("list[dict[str, Any]]", slack_body(waiting)["blocks"])
+    assert header["text"]["text"] == "A repaired model waits for approval"
+    assert said["text"]["text"].startswith("&lt;!channel&gt; better &amp; more"), "nobody is called by a reason"
+    assert len(said["text"]["text"]) <= 3000
+    assert facts["fields"][0]["text"] == "*Model*\na&lt;b, version 1"
+    assert facts["fields"][-1]["text"] == "*Candidate*\nversion 2"

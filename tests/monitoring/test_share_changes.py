@@ -33,7 +33,7 @@ def test_the_p_values_are_fishers_adjusted_by_benjamini_and_hochberg() -> None:
     by_hand = np.empty(4)
     least = 1.0
     for rank in range(4, 0, -1):  # the definition: from the largest down, never rising
-        least = min(least, raw[order[rank - 1]] * 4 / rank)
+        least = min(least, raw[int(order[rank - 1])] * 4 / rank)
         by_hand[order[rank - 1]] = least
     assert [change.p_value for change in changes] == pytest.approx(by_hand.tolist())
 
@@ -71,7 +71,9 @@ def test_the_columns_that_moved_come_first_each_with_the_test_that_fits_it() -> 
     assert [by_name[name].moved for name in ("price", "day", "noise")] == [True, True, False]
     assert [by_name[name].test for name in ("price", "day", "noise")] == ["ks", "chi2", "ks"]
     assert by_name["price"].change == pytest.approx(1.5, abs=0.2)
-    assert by_name["price"].statistic == pytest.approx(stats.ks_2samp(reference[:, 0], field[:, 0]).statistic)
+    assert by_name["price"].statistic == pytest.approx(
+        stats.ks_2samp(reference[:, 0].astype(float), field[:, 0].astype(float)).statistic
+    )
 
 
 def test_a_column_without_any_variation_has_not_moved() -> None:

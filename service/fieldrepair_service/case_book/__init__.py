@@ -4,7 +4,7 @@ from fieldrepair_service.case_book.book import CaseBook, open_case_book
 from fieldrepair_service.case_book.cases import CaseFields
 from fieldrepair_service.case_book.evidence import MAX_ATTACHMENT_BYTES
 from fieldrepair_service.case_book.labelling import LEASE_S
-from fieldrepair_service.case_book.outbox import DRIFT_EVENT_OPENED
+from fieldrepair_service.case_book.outbox import CANDIDATE_WAITING, DRIFT_EVENT_OPENED
 from fieldrepair_service.case_book.records import (
     Attachment,
     AttachmentInfo,
@@ -26,6 +26,8 @@ from fieldrepair_service.case_book.task_records import (
     Answer,
     GroundTruth,
     GroundTruthReceipt,
+    ImportedAnswer,
+    ImportReceipt,
     NewGroundTruth,
     NewTask,
     PurposeCounts,
@@ -34,6 +36,7 @@ from fieldrepair_service.case_book.task_records import (
 )
 
 __all__ = [
+    "CANDIDATE_WAITING",
     "DRIFT_EVENT_OPENED",
     "GROUND_TRUTH",
     "LEASE_S",
@@ -55,6 +58,8 @@ __all__ = [
     "GroundTruth",
     "GroundTruthReceipt",
     "HistoryEntry",
+    "ImportReceipt",
+    "ImportedAnswer",
     "JsonObject",
     "NewDriftEvent",
     "NewGroundTruth",

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict, Unpack
 from fieldrepair_service.case_book import convert
 from fieldrepair_service.case_book.database import BookPart, retry_once
 from fieldrepair_service.case_book.models import CaseRow, DriftEventRow, HistoryRow
+from fieldrepair_service.case_book.outbox import candidate_notification
 from fieldrepair_service.case_book.records import Case, HistoryEntry
 from fieldrepair_service.case_book.states import OPEN_STATES, CaseState, TaskState, check_transition
 from fieldrepair_service.case_book.task_models import TaskRow
@@ -40,6 +41,13 @@ class Cases(BookPart):
             query = query.where(CaseRow.state == str(CaseState(state)))
         with self._database.reading() as session:
             return [convert.to_case(row, event_id) for row, event_id in session.execute(query)]
+
+    def case_counts(self) -> dict[CaseState, int]:
+        """How many cases are in each state, 0 where there are none."""
+        query = select(CaseRow.state, func.count()).group_by(CaseRow.state)
+        with self._database.reading() as session:
+            found = {str(state): int(count) for state, count in session.execute(query)}
+        return {state: found.get(str(state), 0) for state in CaseState}
 
     def case(self, case_id: int) -> Case:
         """One case.
@@ -93,6 +101,8 @@ class Cases(BookPart):
                 _begin_attempt(session, row, now)
             row.state, row.reason, row.note = str(to), convert.storable(reason), convert.storable(note)
             row.updated_ms = now
+            if to is CaseState.ACCEPTED:
+                session.add(candidate_notification(row, now))
             session.add(
                 HistoryRow(
                     case_id=case_id,

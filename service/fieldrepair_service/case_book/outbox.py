@@ -6,12 +6,14 @@ from sqlalchemy import select
 
 from fieldrepair_service.case_book import convert
 from fieldrepair_service.case_book.database import BookPart
-from fieldrepair_service.case_book.models import DriftEventRow, NotificationRow
+from fieldrepair_service.case_book.models import CaseRow, DriftEventRow, NotificationRow
 from fieldrepair_service.case_book.records import Notification
 from fieldrepair_service.errors import NotInCaseBook
 
 DRIFT_EVENT_OPENED = "drift_event_opened"
 """Kind of the notification that every drift event puts into the outbox."""
+CANDIDATE_WAITING = "candidate_waiting"
+"""Kind of the notification that a case puts into the outbox when it is accepted."""
 
 
 class Outbox(BookPart):
@@ -63,6 +65,25 @@ def drift_notification(event: DriftEventRow, now: int) -> NotificationRow:
             "reference_accuracy": event.reference_accuracy,
             "summary": event.summary,
             "opened_ms": event.opened_ms,
+        },
+        created_ms=now,
+        attempts=0,
+    )
+
+
+def candidate_notification(case: CaseRow, now: int) -> NotificationRow:
+    """The message about a case that was accepted: a person decides now."""
+    return NotificationRow(
+        kind=CANDIDATE_WAITING,
+        case_id=case.id,
+        payload={
+            "case_id": case.id,
+            "model_name": case.model_name,
+            "model_version": case.model_version,
+            "candidate_version": case.candidate_version,
+            "attempt": case.attempt,
+            "summary": f"version {case.candidate_version or '?'} waits for approval: {case.reason}",
+            "accepted_ms": now,
         },
         created_ms=now,
         attempts=0,
