@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 
 from fieldrepair_service.drops import (
     CAPTURE_REASONS,
@@ -29,6 +30,7 @@ from fieldrepair_service.drops import (
 from fieldrepair_service.errors import SpoolError
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.spool import SETTLED, SPOOLED, Spool, is_damage, read_counters
+from fieldrepair_service.traffic_stats import Histogram
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class Capture:
         self._saved: Counter[str] = Counter()  # of the drops, those that the spool knows
         self._seen: dict[str, int] = {}  # the spool's counters after the last commit
         self._late_sync = 0
+        self.commit_seconds = Histogram()
         self._trouble = _Trouble()
         self._recheck = False
         self._wake = threading.Event()
@@ -215,7 +218,9 @@ class Capture:
                 self._release(group, on_disk=False)
                 return True
             counts = self._unsaved()
+            began = perf_counter()
             spool.write([waiting.exchange for waiting in group], counts)
+            self.commit_seconds.add(perf_counter() - began)
         except sqlite3.Error as error:
             damaged = self._in_trouble(error)
             self._release(group, on_disk=False)

@@ -10,7 +10,7 @@ import orjson
 
 LogFormat = Literal["text", "json"]
 
-_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_TEXT = "%(asctime)s %(levelname)s {part}: %(name)s: %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
@@ -46,5 +46,5 @@ def configure_logging(log_format: LogFormat, part: str) -> None:
         part: name of the process, as JSON lines show it.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(part) if log_format == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter(part) if log_format == "json" else logging.Formatter(_TEXT.format(part=part)))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from fieldrepair_service.log_format import LogFormat
 from fieldrepair_service.logging_policy import LoggingPolicy, header_names
 from fieldrepair_service.roles import Role
 from fieldrepair_service.settings import StoreSettings, resolve_token
@@ -28,6 +29,16 @@ class LoggingSettings(StoreSettings):
     control_auth: Literal["token", "off"] = "token"
     """Whether the control port asks for the bearer token. ``off`` is allowed on a loopback address only.
     /healthz, /readyz and /metrics are always open."""
+
+    control_tls_cert: Path | None = None
+    """PEM file with the control port's certificate. With control_tls_key, the control port speaks HTTPS."""
+
+    control_tls_key: Path | None = None
+    """PEM file with the key of control_tls_cert, not encrypted."""
+
+    log_format: LogFormat = "text"
+    """How log lines on standard error look: text, or json, one object per line, with the request's id in those about a
+    request."""
 
     labeller_token: SecretStr | None = Field(default=None, min_length=16)
     """Token for people who label and look, but decide nothing. Default: generated once into
@@ -142,4 +153,5 @@ class LoggingSettings(StoreSettings):
             f"--retention-days={self.retention_days}",
             f"--vacuum-hours={self.vacuum_hours}",
             f"--grace={self.ship_seconds}",
+            f"--log-format={self.log_format}",
         ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -19,6 +21,7 @@ from fieldrepair_service.drops import (
     ROWS_DECODED,
     ROWS_LOGGED,
 )
+from fieldrepair_service.flush_stats import FlushStats
 from fieldrepair_service.spool import SETTLED, SPOOLED, read_counters
 from fieldrepair_service.traffic_stats import Histogram, TrafficStats
 from fieldrepair_service.upstream import Upstreams
@@ -31,6 +34,7 @@ def create_registry(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Traffic(stats, upstreams))
     registry.register(_Log(capture, spool, shipper_starts))
+    registry.register(_Build())
     ProcessCollector(registry=registry)
     return registry
 
@@ -56,6 +60,13 @@ class _Traffic(Collector):
             "Requests in none of the protocols that are logged; forwarded all the same.",
             stats.undecoded,
         )
+        yield _gauge("connections", "Clients' connections that are open.", stats.connections)
+        if stats.request_log is not None:
+            yield _counter(
+                "request_log_lines_left_out",
+                "Lines about single requests that were not written, because there were too many of their kind.",
+                stats.request_log.suppressed,
+            )
         yield _histogram("request_seconds", "From a request's arrival to the end of its answer.", stats.request_seconds)
         yield _histogram("upstream_seconds", "The model server's share of that.", stats.upstream_seconds)
         yield _histogram("overhead_seconds", "The sidecar's share of that.", stats.overhead_seconds)
@@ -117,7 +128,27 @@ class _Log(Collector):
         yield _gauge("spool_exchanges", "Exchanges that wait in the spool for the field log.", waiting)
         yield _gauge("spool_bytes", "Bytes in use in the spool.", size)
         yield _counter("sync_late", "Answers sent in sync mode before they were on disk.", here.late_sync)
+        flushes = FlushStats.read(self._spool)
+        yield _histogram(
+            "spool_commit_seconds", "Writing a group of exchanges to the spool.", self._capture.commit_seconds
+        )
+        yield _histogram(
+            "flush_seconds",
+            "Reading a batch from the spool, decoding it and writing it to the field log.",
+            flushes.seconds,
+        )
+        if flushes.table_version is not None:
+            yield _gauge("field_log_version", "The field log's version after the last flush.", flushes.table_version)
         yield _counter("shipper_starts", "Starts of the process that writes the field log.", self._shipper_starts())
+
+
+class _Build(Collector):
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "fieldrepair_build_info", "What runs here; always 1.", labels=["version", "python_version"]
+        )
+        info.add_metric([version("fieldrepair"), platform.python_version()], 1)
+        yield info
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fieldrepair_service.errors import SpoolError
 from fieldrepair_service.lean import keep_pandas_out
+from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.shipper_process import SPOOL_DAMAGED_EXIT
 from fieldrepair_service.spool import Spool, is_damage
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run until standard input ends; the exit status."""
     given = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s shipper: %(message)s")
+    configure_logging(given.log_format, "shipper")
     os.nice(10)  # where processors are short, predictions go first
     # A signal to the whole group is meant for the parent, which ends this process when it is time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -75,6 +76,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vacuum-hours", type=int, default=24)
     parser.add_argument("--grace", type=float, default=5.0)
     parser.add_argument("--careful", action="store_true")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text")
     return parser.parse_args(arguments)
 
 

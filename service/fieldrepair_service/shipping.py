@@ -15,6 +15,7 @@ from fieldrepair_service.errors import DecodeError, StoreError
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.field_log_maintenance import Maintenance, Upkeep
+from fieldrepair_service.flush_stats import FlushStats
 from fieldrepair_service.protocols import DECODERS
 from fieldrepair_service.rows import to_rows
 from fieldrepair_service.spool import Spool, Spooled
@@ -35,6 +36,7 @@ class Shipper:
         self._spool = spool
         self._log = log
         self._warned: Counter[str] = Counter()
+        self._flushes = FlushStats.of(spool)
 
     def ship(self, limit: int, *, careful: bool = False) -> int:
         """Ship the next batch; how many exchanges it had.
@@ -48,6 +50,7 @@ class Shipper:
             StoreError: if the field log does not take it; then nothing has changed, and it can be tried again.
             sqlite3.Error: if the spool cannot be read or changed.
         """
+        began = time.perf_counter()
         batch = self._spool.read(-1, limit=limit, max_bytes=_BATCH_BYTES)
         if not batch:
             return 0
@@ -72,6 +75,10 @@ class Shipper:
         # A crash right here is the reason for (writer, last_seq): the next shipper comes by again, appends nothing,
         # and counts what it would have counted, because decoding the same bytes gives the same rows.
         self._spool.settle(last, counts, rejected)
+        if tables:
+            self._flushes.seconds.add(time.perf_counter() - began)
+            self._flushes.table_version = self._log.version
+            self._flushes.keep(self._spool)
         return len(batch)
 
     def _look_out(self, item: Spooled, suspect: str) -> Spooled:

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 
@@ -17,12 +18,15 @@ from fieldrepair_service.console.security import Security
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
 from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.last_upstream import LastUpstream
+from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.sidecar_settings import SidecarSettings
+from fieldrepair_service.tls import client_context, server_context
 from fieldrepair_service.traffic_server import TrafficServer
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams, normalise_upstream
@@ -39,9 +43,10 @@ def run_sidecar(settings: SidecarSettings) -> None:
     Raises:
         ConfigurationError: if a port is taken, the state folder cannot be used, or the upstream is no URL.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format, "sidecar")
     if settings.upstream is not None:
         normalise_upstream(settings.upstream)
+    _raise_file_limit()
     with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
@@ -62,8 +67,13 @@ class _Sidecar:
         self._tokens = tokens
         self._spool = settings.state_dir / "spool.db"
         self._stats = TrafficStats()
+        self._traffic_tls = server_context("traffic", settings.traffic_tls_cert, settings.traffic_tls_key)
+        self._control_tls = server_context("control", settings.control_tls_cert, settings.control_tls_key)
+        self._last_upstream = LastUpstream(settings.state_dir)
         self._upstreams = Upstreams(
-            UpstreamLimits(settings.connect_timeout, settings.total_timeout, settings.upstream_idle_seconds)
+            UpstreamLimits(settings.connect_timeout, settings.total_timeout, settings.upstream_idle_seconds),
+            tls=client_context(settings.upstream_ca_file),
+            on_switch=self._last_upstream.keep if settings.upstream is None else None,
         )
         self._draining = False
         self._shipper: ShipperProcess | None = None
@@ -73,6 +83,8 @@ class _Sidecar:
         settings = self._settings
         if settings.upstream is not None:
             await self._upstreams.switch(settings.upstream, settings.model_name, settings.model_version)
+        elif (last := self._last_upstream.read()) is not None:
+            await self._upstreams.switch(*last)
         capture = Capture(
             self._spool,
             CaptureLimits(settings.queue_exchanges, settings.queue_bytes, settings.spool_max_bytes),
@@ -92,12 +104,14 @@ class _Sidecar:
                 field_log_uri=settings.field_log_uri,
             ),
             control,
+            self._control_tls,
         )
         proxy = Proxy(
             self._upstreams,
             capture,
             self._stats,
             policy=settings.policy(),
+            limits=settings.traffic_limits(),
         )
         try:
             self._announce(traffic, control)
@@ -110,7 +124,7 @@ class _Sidecar:
             logger.info("stopped")
 
     async def _serve_traffic(self, proxy: Proxy, traffic: socket.socket) -> None:
-        server = TrafficServer(proxy, drain_seconds=self._settings.drain_seconds)
+        server = TrafficServer(proxy, drain_seconds=self._settings.drain_seconds, tls=self._traffic_tls)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -140,7 +154,11 @@ class _Sidecar:
 
     def _announce(self, traffic: socket.socket, control: socket.socket) -> None:
         """Say where we listen, in the log and in a file, for port 0 and for scripts."""
-        addresses = {"pid": os.getpid(), "traffic_url": url_of(traffic), "control_url": url_of(control)}
+        addresses = {
+            "pid": os.getpid(),
+            "traffic_url": url_of(traffic, tls=self._traffic_tls is not None),
+            "control_url": url_of(control, tls=self._control_tls is not None),
+        }
         logger.info("traffic on %s, control on %s", addresses["traffic_url"], addresses["control_url"])
         path = self._settings.state_dir / ADDRESS_FILE
         draft = path.with_name(f".{path.name}-{os.getpid()}")
@@ -149,3 +167,10 @@ class _Sidecar:
             draft.replace(path)
         except OSError as error:
             logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving
+
+
+def _raise_file_limit() -> None:
+    """Each request holds two connections, and the usual limit of 1,024 open files was made for other programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

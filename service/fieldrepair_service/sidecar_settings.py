@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
+from fieldrepair_service.client_connection import TrafficLimits
 from fieldrepair_service.exchange import UNKNOWN_MODEL
-from fieldrepair_service.logging_settings import LoggingSettings
+from fieldrepair_service.logging_settings import KIB, LoggingSettings
 
 
 class SidecarSettings(LoggingSettings):
@@ -28,6 +31,34 @@ class SidecarSettings(LoggingSettings):
     traffic_port: int = Field(default=8080, ge=0, le=65535)
     """Port for prediction traffic. 0 picks a free one; <state-dir>/sidecar.json says which."""
 
+    traffic_tls_cert: Path | None = None
+    """PEM file with the traffic port's certificate. With traffic_tls_key, the traffic port speaks HTTPS."""
+
+    traffic_tls_key: Path | None = None
+    """PEM file with the key of traffic_tls_cert, not encrypted."""
+
+    upstream_ca_file: Path | None = None
+    """PEM file with the certificate authorities that upstreams with an https URL are checked against. Default: the
+    system's."""
+
+    max_connections: int = Field(default=4096, ge=1)
+    """Clients' connections at one time; more are answered 503."""
+
+    max_header_bytes: int = Field(default=64 * KIB, ge=KIB)
+    """Size of a request's head, request line and header fields; larger ones are answered 431."""
+
+    max_headers: int = Field(default=128, ge=1)
+    """Number of header fields of a request; more are answered 431."""
+
+    header_seconds: float = Field(default=10.0, gt=0)
+    """Time a client has for a request's head, from its first byte to its last; then it is answered 408."""
+
+    body_seconds: float = Field(default=30.0, gt=0)
+    """Time a client has between two pieces of a request's body; then it is answered 408."""
+
+    keep_alive_seconds: float = Field(default=75.0, gt=0)
+    """Time a client's connection may be without a request; then it is closed."""
+
     connect_timeout: float = Field(default=5.0, gt=0)
     """Seconds the upstream may take to accept a connection."""
 
@@ -37,3 +68,14 @@ class SidecarSettings(LoggingSettings):
     upstream_idle_seconds: float = Field(default=4.0, ge=0)
     """How long an idle connection to the upstream is kept. Must be shorter than the upstream keeps it (uvicorn, and so
     MLflow: 5 s), or requests are sent into connections that are just being closed."""
+
+    def traffic_limits(self) -> TrafficLimits:
+        """What one client may take of the traffic port."""
+        return TrafficLimits(
+            header_bytes=self.max_header_bytes,
+            headers=self.max_headers,
+            header_seconds=self.header_seconds,
+            body_seconds=self.body_seconds,
+            keep_alive_seconds=self.keep_alive_seconds,
+            connections=self.max_connections,
+        )

@@ -241,6 +241,20 @@ def read_counters(path: Path) -> tuple[dict[str, int], int]:
         connection.close()
 
 
+def read_note(path: Path, name: str) -> str | None:
+    """A word kept in a spool, from any thread or process; None if there is none or it cannot be read now."""
+    try:
+        connection = _connect(path, mode="ro")
+    except sqlite3.Error:
+        return None
+    try:
+        return Spool(connection, "").noted(name)
+    except sqlite3.Error:
+        return None
+    finally:
+        connection.close()
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error means that the file itself is broken, rather than full, locked or gone."""
     # sqlite3 raises the bare DatabaseError for "malformed" and "not a database"; the rest has classes of its own.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from urllib.parse import urlsplit
@@ -132,15 +133,23 @@ class Upstream:
 class Upstreams:
     """The active upstream and the draining ones. Every method belongs to the traffic event loop."""
 
-    def __init__(self, limits: UpstreamLimits, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        limits: UpstreamLimits,
+        *,
+        tls: ssl.SSLContext | None = None,
+        on_switch: Callable[[UpstreamView], None] | None = None,
+    ) -> None:
         """Without an upstream at first.
 
         Args:
             limits: times that each upstream is given.
             tls: how to check upstreams with an https URL; None takes the system's certificate authorities.
+            on_switch: told of each new upstream, on another thread, when traffic goes there already.
         """
         self.limits = limits
         self._tls = tls
+        self._on_switch = on_switch
         self._generation = 0
         self._draining: list[Upstream] = []
         self.active: Upstream | None = None
@@ -178,7 +187,10 @@ class Upstreams:
             if former.in_flight == 0:
                 self._retire(former)
         logger.info("traffic goes to %s, %s version %s", base, model_name, model_version)
-        return self.active.view()
+        view = self.active.view()
+        if self._on_switch is not None:
+            await asyncio.to_thread(self._on_switch, view)
+        return view
 
     async def snapshot(self) -> tuple[UpstreamView | None, list[UpstreamView]]:
         """The active upstream and the draining ones, as the control port shows them."""

@@ -197,5 +197,5 @@ def test_metrics_tell_what_became_of_every_exchange(start: Start, tmp_path: Path
     assert value("fieldrepair_shipper_starts_total") == 2
     assert value("process_open_fds") > 0
     labels = {name for family in families.values() for each in family.samples for name in each.labels}
-    assert labels <= {"code", "reason", "state", "le", "model_name", "model_version"}
+    assert labels <= {"code", "reason", "state", "le", "model_name", "model_version", "version", "python_version"}
     capture.close()

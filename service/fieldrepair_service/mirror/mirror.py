@@ -19,6 +19,7 @@ from fieldrepair_service.console.security import Security
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
 from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.mirror.metrics import MirrorMetrics
 from fieldrepair_service.mirror.pairing import Pairing
@@ -27,6 +28,7 @@ from fieldrepair_service.mirror.sink import Sink
 from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
+from fieldrepair_service.tls import server_context
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
 
@@ -44,7 +46,7 @@ def run_mirror(settings: MirrorSettings) -> None:
     Raises:
         ConfigurationError: if a port is taken, or the state folder cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format, "mirror")
     with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
@@ -87,7 +89,8 @@ class _Mirror:
             model_name=settings.model_name,
             model_version=settings.model_version,
         )
-        control_server = ControlServer(self._control_app(capture, sink), control)
+        tls = server_context("control", settings.control_tls_cert, settings.control_tls_key)
+        control_server = ControlServer(self._control_app(capture, sink), control, tls)
         expiring = asyncio.create_task(_expire(pairing))
         try:
             self._announce(events, control)
@@ -155,7 +158,11 @@ class _Mirror:
 
     def _announce(self, events: socket.socket, control: socket.socket) -> None:
         """Say where we listen, in the log and in a file, for port 0 and for scripts."""
-        addresses = {"pid": os.getpid(), "events_url": url_of(events), "control_url": url_of(control)}
+        addresses = {
+            "pid": os.getpid(),
+            "events_url": url_of(events),
+            "control_url": url_of(control, tls=self._settings.control_tls_cert is not None),
+        }
         logger.info("events on %s, control on %s", addresses["events_url"], addresses["control_url"])
         path = self._settings.state_dir / ADDRESS_FILE
         draft = path.with_name(f".{path.name}-{os.getpid()}")
