@@ -49,7 +49,7 @@ def measure_statistics(
     of_training = round(size * reference_share)
     of_field = size - of_training
     longest = max(len(field) if of_field else 0, len(training) if of_training else 0)
-    batches = max(1, min(_BATCHES, longest // max(1, of_field if of_field >= of_training else of_training)))
+    batches = max(1, min(_BATCHES, longest // max(1, of_field, of_training)))
     shuffled = [torch.randperm(len(part), generator=seed) for part in (field, training)]
     momenta = [layer.momentum for layer in layers]
     model.module.eval()
@@ -73,7 +73,7 @@ def measure_statistics(
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Generator[None]:
-    """Answers without gradients where batch norms use the batch's own statistics, and keep none; all else in eval mode."""
+    """Without gradients, in eval mode, but batch norms use the batch's own statistics, and keep none."""
     layers = norm_layers(module)
     kept = [(layer.running_mean, layer.running_var, layer.num_batches_tracked) for layer in layers]
     with inference(module):

@@ -20,7 +20,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import RepairableModel, Served, TrainingSet
+from fieldrepair_plugin.repairable import RepairableModel, Served, TrainingSet, blocks
 from fieldrepair_plugin.teacher import Teacher, between
 from fieldrepair_plugin.training import EpochRecord, RepairResult
 from fieldrepair_plugin.unsmoothness import normalised_entropy
@@ -101,7 +100,7 @@ def select_default(
     open_ = np.setdiff1d(np.arange(len(pool), dtype=np.int64), with_label)
     random = np.random.default_rng(derive_seed(settings.seed, "cover"))
     exemplars = cover(embeddings, open_, budget, own, random)
-    unsure = normalised_entropy(torch.from_numpy(logits).double().softmax(dim=1)).numpy()
+    unsure = np.asarray(normalised_entropy(torch.from_numpy(logits).double().softmax(dim=1)), dtype=np.float64)
     tell(ProgressEvent("exemplars", 1, 1, {"exemplars": float(budget), "covered": float(budget)}))
     regions = [exemplars[at : at + 1] for at in range(budget)]
     return Selection(exemplars, regions, unsure, 1.0, known=with_label, recipe="default")
@@ -215,7 +214,7 @@ class _Training:
             generator_for(self.settings.seed, "default epoch", epoch),
         )
         queues = [
-            (_shuffled(items, steps * size, generator).split(size) if size else [items[:0]] * steps)
+            list(blocks(_shuffled(items, steps * size, generator), size)) if size else [items[:0]] * steps
             for items, size in (
                 (torch.arange(self.data.first), own.replay_batch),
                 (self.data.labelled, own.labelled_batch),
@@ -321,6 +320,8 @@ class _Training:
             group["lr"] = self.own.learning_rate * warm * (0.02 + 0.98 * cosine)
 
     def _half_strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        if len(inputs) == 0:
+            return inputs
         half = len(inputs) // 2
         weak, strong = self.views.weak(inputs[:half], generator), self._strong(inputs[half:], generator)
         return torch.cat([weak, strong])

@@ -62,7 +62,7 @@ class DefaultSettings:
     strong_views: bool = True
     """Vary inputs in geometry, light, colour and with cut-outs; without, all views are weak."""
     bfloat16: bool | None = None
-    """Train in bfloat16 where precision allows (autocast). Default: where the processor computes in it, and the model can."""
+    """Train in bfloat16 where precision allows (autocast). Default: where the processor does, and the model can."""
 
     # What the user chooses between.
     strict: Keeping = Keeping(shared_statistics=True, weight=0.5, reference_share=0.5)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
 
@@ -46,7 +44,7 @@ def _is_quick(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type != "cpu":
         return False
-    can = cast(Mapping[str, Any], torch.cpu.get_capabilities())
+    can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 

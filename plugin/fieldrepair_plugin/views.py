@@ -74,13 +74,12 @@ class Views:
         if not isinstance(self.model.input, ImageInput):
             return self.model.form.copies(inputs, replace(self.settings, copies=1), generator)[0]
         images = self._mirrored(inputs.float(), generator)
-        images = _cut_out(_lit(_bent(images, generator), generator), generator)
-        return images
+        return _cut_out(_lit(_bent(images, generator), generator), generator)
 
     def _mirrored(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return (
-            torch.where(_some(len(images), 0.5, generator, images), images.flip(-1), images) if self.mirror else images
-        )
+        if not self.mirror:
+            return images
+        return torch.where(_some(len(images), 0.5, generator, images), images.flip(-1), images)
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator, like: Tensor) -> Tensor:

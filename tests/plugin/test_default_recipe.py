@@ -1,0 +1,328 @@
+"""Our recipe: its parts by what they promise, and the whole by what it brings on a small shifted world."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fieldrepair_plugin.batch_norm import batch_statistics, measure_statistics, norm_layers
+from fieldrepair_plugin.coverage import cover
+from fieldrepair_plugin.default_recipe import select_default, train_default
+from fieldrepair_plugin.default_settings import DefaultSettings, Keeping
+from fieldrepair_plugin.errors import TrainingError
+from fieldrepair_plugin.exemplars import NONE_OF_THESE
+from fieldrepair_plugin.hybrid import HybridSettings, RepairableModel, RepairResult, TrainingSet
+from fieldrepair_plugin.precision import Precision
+from fieldrepair_plugin.progress import ProgressEvent
+from fieldrepair_plugin.teacher import Teacher, between
+from fieldrepair_plugin.views import Views
+from fieldrepair_service.errors import InputError
+from fieldrepair_service.inputs import ImageInput
+
+Array = npt.NDArray[Any]
+SPEC = ImageInput(height=8, width=8, mean=(0.4,), std=(0.3,))
+SETTINGS = HybridSettings(recipe="default", epochs=2, seed=3)
+OWN = DefaultSettings(replay_batch=16, labelled_batch=8, unlabelled_batch=16, steps_least=6, steps_most=6)
+
+
+class Network(nn.Module):
+    """A small convolutional network, with batch norm or another norm."""
+
+    def __init__(self, norm: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3, stride=2)
+        self.norm = norm
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(54, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = torch.relu(self.norm(self.conv(images))).flatten(1)
+        logits: Tensor = self.head(self.dropout(hidden))
+        return logits
+
+
+def quadrants(count: int, seed: int, contrast: float = 1.0, light: float = 0.0) -> tuple[Array, Array]:
+    """Which quadrant is bright; in the field with less contrast and more light."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(4, size=count)
+    images = random.uniform(0.0, 0.4, (count, 1, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        top, left = 4 * (int(label) // 2), 4 * (int(label) % 2)
+        image[0, top : top + 4, left : left + 4] += 0.4
+    pixels = np.rint(255 * np.clip(images * contrast + light, 0, 1)).astype(np.uint8)
+    return SPEC.from_pixels(pixels), labels.astype(np.int64)
+
+
+def trained(network: nn.Module) -> RepairableModel:
+    x, y = quadrants(200, seed=1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+        optimizer.step()
+    return RepairableModel(network.eval(), SPEC, "head")
+
+
+@pytest.fixture(scope="module")
+def model() -> RepairableModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return trained(Network(nn.BatchNorm2d(6)))
+
+
+REFERENCE = TrainingSet(*quadrants(200, seed=1))
+POOL, TRUTH = quadrants(120, seed=2, contrast=0.3, light=0.5)
+
+
+def accuracy(module: nn.Module, x: Array, y: Array) -> float:
+    with torch.no_grad():
+        return float((module(torch.from_numpy(x)).argmax(dim=1).numpy() == y).mean())
+
+
+def repaired(
+    model: RepairableModel,
+    own: DefaultSettings = OWN,
+    keep: Literal["strict", "balanced", "off"] = "off",
+    budget: int = 12,
+    **options: Any,
+) -> RepairResult:
+    settings = replace(SETTINGS, keep_reference=keep)
+    selection = select_default(model, REFERENCE, POOL, budget, settings, own=own)
+    labels = {int(index): int(TRUTH[index]) for index in selection.exemplars}
+    return train_default(model, REFERENCE, POOL, selection, labels, settings, own=own, **options)
+
+
+def test_a_shifted_world_is_repaired_and_the_old_one_kept(model: RepairableModel) -> None:
+    x, y = quadrants(300, seed=5, contrast=0.3, light=0.5)
+    old_x, old_y = quadrants(300, seed=6)
+    before, old_before = accuracy(model.module, x, y), accuracy(model.module, old_x, old_y)
+    assert before < 0.8 < old_before
+    assert accuracy(repaired(model).module, x, y) > 0.9
+    strict = repaired(model, keep="strict").module
+    assert accuracy(strict, x, y) > before
+    assert accuracy(strict, old_x, old_y) >= old_before - 0.02
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"selection": "random"},
+        {"replay_batch": 0},
+        {"unlabelled_batch": 0},
+        {"targets": "confident"},
+        {"strong_views": False},
+        {"average": 0.0},
+        {"teacher_weight": 1.0},
+        {"bfloat16": False},
+        {"learning_rate": 0.2},
+        {"adapt_before_selection": False},
+        {"off": Keeping(shared_statistics=True, weight=0.75, reference_share=0.0)},
+        {"off": Keeping(shared_statistics=False, weight=0.2, reference_share=0.0)},
+        {"off": Keeping(shared_statistics=False, weight=0.75, reference_share=0.9)},
+    ],
+    ids=str,
+)
+def test_every_switch_changes_the_result(model: RepairableModel, changed: dict[str, Any]) -> None:
+    # float32, so that it is the switch that differs and not the precision a machine chooses.
+    base = replace(OWN, bfloat16="bfloat16" in changed)
+    first, second = repaired(model, base).module, repaired(model, replace(base, **changed)).module
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("targets", ["soft", "confident"])
+def test_an_interrupted_repair_goes_on_exactly(tmp_path: Path, targets: Literal["soft", "confident"]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RepairableModel(Network(nn.BatchNorm2d(6), dropout=0.3).eval(), SPEC, "head")
+    own, file = replace(OWN, targets=targets), tmp_path / "repair.pt"
+    whole = repaired(model, own)
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(event: ProgressEvent) -> None:
+        if event.stage == "training":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        repaired(model, own, checkpoint=file, progress=stop)
+    heard: list[ProgressEvent] = []
+    rest = repaired(model, own, checkpoint=file, progress=heard.append)
+    assert [event.done for event in heard if event.stage == "training"] == [2]
+    assert whole.epochs == rest.epochs
+    for one, other in zip(whole.module.state_dict().values(), rest.module.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_model_without_batch_norm_is_repaired_too() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = trained(Network(nn.GroupNorm(2, 6)))
+    before = accuracy(model.module, POOL, TRUTH)
+    result = repaired(model, replace(OWN, steps_least=20, steps_most=20))
+    assert accuracy(result.module, POOL, TRUTH) >= before
+    assert not result.module.training
+
+
+def test_labels_for_everything_leave_nothing_to_the_teacher(model: RepairableModel) -> None:
+    result = repaired(model, budget=len(POOL))
+    assert result.labels_used == len(POOL)
+    assert [record.selected_unlabelled for record in result.epochs] == [0, 0]
+
+
+def test_inputs_of_no_class_are_reported_and_not_learned_from(model: RepairableModel) -> None:
+    selection = select_default(model, REFERENCE, POOL, 12, SETTINGS, own=OWN)
+    labels = {int(index): int(TRUTH[index]) for index in selection.exemplars}
+    odd = int(selection.exemplars[3])
+    labels[odd] = NONE_OF_THESE
+    result = train_default(model, REFERENCE, POOL, selection, labels, SETTINGS, own=OWN)
+    assert result.outside == (odd,)
+    with pytest.raises(InputError, match="the model has 4 classes, got class number 4"):
+        train_default(model, REFERENCE, POOL, selection, {**labels, odd: 4}, SETTINGS, own=OWN)
+    with pytest.raises(InputError, match="need at least 1 label"):
+        train_default(model, REFERENCE, POOL, selection, {}, SETTINGS, own=OWN)
+    with pytest.raises(InputError, match="a pool of 120 inputs, this one has 119"):
+        train_default(model, REFERENCE, POOL[1:], selection, labels, SETTINGS, own=OWN)
+
+
+def test_divergence_is_an_error(model: RepairableModel) -> None:
+    with pytest.raises(TrainingError, match="diverged in epoch 1"):
+        repaired(model, replace(OWN, learning_rate=1e30, bfloat16=False))
+
+
+def test_known_labels_are_not_asked_for_again(model: RepairableModel) -> None:
+    known = {5: int(TRUTH[5]), 40: int(TRUTH[40])}
+    selection = select_default(model, REFERENCE, POOL, 118, SETTINGS, known=known, own=OWN)
+    assert sorted([*selection.exemplars.tolist(), 5, 40]) == list(range(120))
+    with pytest.raises(InputError, match=r"1\.\.118"):
+        select_default(model, REFERENCE, POOL, 119, SETTINGS, known=known, own=OWN)
+
+
+def test_coverage_takes_one_of_each_part_before_two_of_any() -> None:
+    random = np.random.default_rng(0)
+    centres = np.eye(5, 16)[np.repeat(np.arange(5), [80, 40, 20, 10, 10])]
+    embeddings = (centres + 0.01 * random.normal(size=centres.shape)).astype(np.float32)
+    parts = np.repeat(np.arange(5), [80, 40, 20, 10, 10])
+    everyone = np.arange(160, dtype=np.int64)
+    chosen = cover(embeddings, everyone, 5, OWN, np.random.default_rng(1))
+    assert sorted(parts[chosen]) == [0, 1, 2, 3, 4]
+    assert parts[chosen[0]] == 0  # the largest first
+    few = replace(OWN, clusters=5, cluster_inputs=100)
+    many = cover(embeddings, everyone, 32, few, np.random.default_rng(1))
+    assert len(set(many.tolist())) == 32
+    assert Counter(parts[many].tolist()) == {0: 16, 1: 8, 2: 4, 3: 2, 4: 2}  # in proportion to the parts' sizes
+    closed = cover(embeddings, everyone[80:], 4, OWN, np.random.default_rng(1))
+    assert closed.min() >= 80
+
+
+def test_statistics_are_those_of_the_mixture(model: RepairableModel) -> None:
+    work = replace(model, module=nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 2)), embedding_layer="2")
+    field, training = torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros((64, 1, 8, 8), dtype=torch.uint8)
+    layer = norm_layers(work.module)[0]
+    white, black = (1 - 0.4) / 0.3, -0.4 / 0.3
+    for share, mean in ((0.0, white), (1.0, black), (0.5, (white + black) / 2), (0.25, 0.75 * white + 0.25 * black)):
+        assert measure_statistics(work, field, training, share, 32, torch.Generator()) == 1
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        assert float(layer.running_mean) == pytest.approx(mean, rel=1e-4)
+        # With the distance between the worlds in it; unbiased, as batch norm keeps it.
+        spread = share * (1 - share) * (white - black) ** 2 * 2048 / 2047
+        assert float(layer.running_var) == pytest.approx(spread, abs=1e-4)
+        assert not layer.training
+        assert layer.momentum == 0.1
+
+
+def test_batch_statistics_leave_no_trace() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    inputs = 5 + 2 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    with batch_statistics(network):
+        answer = network(inputs)
+    assert torch.allclose(answer.mean(dim=0), torch.zeros(3), atol=1e-5)
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
+
+
+def test_the_teacher_follows_slowly_and_speaks_from_between(model: RepairableModel) -> None:
+    student = model.working_copy()
+    teacher = Teacher(student, student.module, average=0.9, weight=0.5)
+    old = {name: value.clone() for name, value in student.module.state_dict().items()}
+    with torch.no_grad():
+        student.module.get_parameter("head.bias").add_(10.0)
+    for _ in range(200):
+        teacher.follow(student.module)
+    assert torch.allclose(teacher.weights["head.bias"], old["head.bias"] + 10.0, atol=1e-3)
+    halfway = between(old, teacher.weights, 0.5)["head.bias"]
+    assert torch.allclose(halfway, old["head.bias"] + 5.0, atol=1e-3)
+    answers = teacher.answers(torch.rand(8, 1, 8, 8) * 255)
+    assert torch.allclose(answers.sum(dim=1), torch.ones(8), atol=1e-5)
+
+
+def test_lessons_are_whole_answers_or_sure_choices(model: RepairableModel) -> None:
+    teacher = Teacher(model.working_copy(), model.module, average=0.9, weight=1.0)
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    answers = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+    soft, counted = teacher.lesson(logits, answers, "soft")
+    assert float(soft) == pytest.approx(float(-(answers * logits.log_softmax(dim=1)).sum(dim=1).mean()), rel=1e-5)
+    assert counted == 2
+    for _ in range(1000):
+        _, counted = teacher.lesson(logits, answers, "confident")
+    # The mean confidence is 0.7 and its deviation 0.1: the surer one counts fully, the other exp(-0.1^2 / (0.1^2 / 2)).
+    assert counted == pytest.approx(1 + np.exp(-2), abs=0.01)
+
+
+def test_views_keep_shape_range_and_the_process_s_randomness(model: RepairableModel) -> None:
+    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = Views(model, SETTINGS, mirror=False)
+    state = torch.get_rng_state()
+    for make in (views.weak, views.strong):
+        first, again = (make(images, torch.Generator().manual_seed(5)) for _ in range(2))
+        other = make(images, torch.Generator().manual_seed(6))
+        assert first.shape == images.shape
+        assert first.dtype == torch.float32
+        assert float(first.min()) >= 0
+        assert float(first.max()) <= 255
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_images_are_mirrored_only_where_the_model_does_not_mind(model: RepairableModel) -> None:
+    training = model.pixels(REFERENCE.x, "training data")
+    assert not Views.of(model, training, torch.from_numpy(REFERENCE.y), SETTINGS).mirror  # left is not right
+
+    # Of top and bottom only, mirroring changes nothing.
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 2)
+            with torch.no_grad():
+                self.head.weight.copy_(torch.eye(2))
+                self.head.bias.zero_()
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.head(images.mean(dim=(1, 3)).unflatten(1, (2, 4)).mean(dim=2))
+            return logits
+
+    halves = RepairableModel(Halves().eval(), SPEC, "head")
+    assert Views.of(halves, training, torch.from_numpy(REFERENCE.y // 2), SETTINGS).mirror
+
+
+def test_a_module_that_cannot_compute_in_bfloat16_trains_in_float32() -> None:
+    class Refuses(Network):
+        def forward(self, images: Tensor) -> Tensor:
+            if self.conv(images).dtype != torch.float32:
+                raise RuntimeError("expected scalar type Float but found BFloat16")
+            return super().forward(images)
+
+    model = RepairableModel(Refuses(nn.BatchNorm2d(6)), SPEC, "head")
+    assert not Precision.of(model, None).bfloat16
+    assert Precision.of(model, wanted=True).bfloat16
