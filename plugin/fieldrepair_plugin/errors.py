@@ -5,6 +5,7 @@ FieldRepairError (fieldrepair_service.errors)
     ├── ModelUriError            a model URI cannot be read, or its alias is not set
     ├── PartError                a part (model server, sidecar, ...) did not start or did not do what was asked
     │   └── AlreadyRunningError  another ``fieldrepair up`` or worker works in this state folder
+    ├── DeploymentError          a deployment cannot be made, changed or found
     ├── TrainingError            a model cannot be trained, or its training diverged
     ├── TrainingStopped          a stop was asked for in the middle of training; the checkpoint is on disk
     └── CaseLeft                 somebody else moved a case on, or took it over, while it was worked on
@@ -23,6 +24,10 @@ class ModelUriError(PluginError):
 
 class PartError(PluginError):
     """A part did not start or did not do what was asked; the message ends with the last lines of its log."""
+
+
+class DeploymentError(PluginError):
+    """A deployment cannot be made, changed or found; the message says what was expected."""
 
 
 class AlreadyRunningError(PartError):

@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fieldrepair_plugin.errors import AlreadyRunningError
+from fieldrepair_plugin.errors import AlreadyRunningError, ModelUriError
 from fieldrepair_plugin.loop_status import LoopStatus
 from fieldrepair_plugin.model_server import ServerOptions
 from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
@@ -33,6 +33,8 @@ SIDECAR, MONITOR, WORKER = "sidecar", "monitor", "worker"
 PARTS = (REGISTRY, MODEL_SERVER, SIDECAR, MONITOR, WORKER)
 STATUS_FILE = "up.json"
 """In the state folder while ``up`` runs: addresses, process ids and the state of each part, for scripts."""
+MODEL_FILE = "model-uri"
+"""In the state folder: after a SIGHUP, the URI in it is served instead. It must name the same registered model."""
 _SIDECAR_START_SECONDS = 60.0
 _TELL_SECONDS = 2.0
 
@@ -110,6 +112,7 @@ class Supervisor:
         )
         self._parts = {plan.name: Part(plan, self._processes, self._board) for plan in self._plans()}
         self._ready = False
+        self._watcher: AliasWatcher | None = None
 
     async def run(self) -> None:
         """Run until SIGINT or SIGTERM."""
@@ -128,10 +131,10 @@ class Supervisor:
     async def _work(self) -> None:
         self._board.set(REGISTRY, "starting", f"{self._target} in {self._tracking_uri}")
         version = await asyncio.to_thread(wanted_version, self._target)
-        watcher = AliasWatcher(self._target, version, poll_seconds=self._settings.alias_poll_seconds)
+        self._watcher = AliasWatcher(self._target, version, poll_seconds=self._settings.alias_poll_seconds)
         serving = Serving(
             self._servers,
-            watcher,
+            self._watcher,
             self._board,
             case_book_url=self._settings.case_book_url,
             retry_seconds=self._settings.retry_switch_seconds,
@@ -195,6 +198,20 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, asked)
+        loop.add_signal_handler(signal.SIGHUP, self._follow_another)
+
+    def _follow_another(self) -> None:
+        """Serve what :data:`MODEL_FILE` names; whoever wrote it finds in the log why that cannot be."""
+        try:
+            target = parse_model_uri((self._state_dir / MODEL_FILE).read_text(encoding="utf-8").strip())
+        except (OSError, ModelUriError) as error:
+            logger.warning("SIGHUP: %s", error)
+            return
+        if target.name != self._target.name or self._watcher is None:
+            logger.warning("SIGHUP: %s cannot be followed in place of %s", target, self._target)
+            return
+        self._target = target
+        self._watcher.follow(target)
 
     def _plans(self) -> list[PartPlan]:
         settings = self._settings
