@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.network import ResNet8, train_resnet8
+from benchmarks.table_case import load_table
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.inputs import ImageInput
@@ -20,7 +21,7 @@ PARTS = ("train", "val", "field", "holdout")
 
 @dataclass(frozen=True)
 class Part:
-    """Labelled inputs in served form: ``x`` (n, channels, h, w) float32, ``y`` (n,)."""
+    """Labelled inputs in served form: ``x`` (n, channels, h, w) or (n, features) float32, ``y`` (n,)."""
 
     x: Served
     y: IntArray
@@ -40,7 +41,7 @@ class BenchmarkCase:
 
 
 def load_case(path: Path, models: Path) -> BenchmarkCase:
-    """Read ``NAME.npz`` and the model under repair.
+    """Read ``NAME.npz`` and the model under repair: images, or a table (see :mod:`benchmarks.table_case`).
 
     Args:
         path: the ``.npz`` file; its ``.pt`` is taken from beside it if it is there.
@@ -49,6 +50,8 @@ def load_case(path: Path, models: Path) -> BenchmarkCase:
     Raises:
         InputError: if the file is not a case; the message names what is missing or wrong.
     """
+    if (table := load_table(path, models)) is not None:
+        return BenchmarkCase(path.stem, table.model, {part: Part(*table.parts[part]) for part in PARTS})
     arrays = _read(path)
     beside, kept = path.with_suffix(".pt"), models / f"{path.stem}.pt"
     found = beside if beside.exists() else kept

@@ -1,110 +1,69 @@
 """How much a repair recovers, on benchmark cases: ``python -m benchmarks.repair CASE.npz ... --json FILE``.
 
-For each case, budget and seed: exemplars are chosen from the field pool, an oracle labels exactly those, a copy of the
-model is trained, and each ``--keep-reference`` setting is measured on the sealed holdout and on the validation set.
+For each case, strategy, recipe, budget, seed and way of keeping the reference: the strategy chooses from the pool, an
+oracle labels exactly those, a copy of the model is trained, and the result is measured on the sealed holdout and on
+the validation set. Records that the file has already are not measured again, so an interrupted run can be repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from benchmarks.case import BenchmarkCase, Part, load_case
-from fieldrepair_plugin.exemplars import BudgetedOracle, Selection
-from fieldrepair_plugin.hybrid import HybridSettings, TrainingSet, select_exemplars, train
-from fieldrepair_plugin.interpolation import KeepReference, interpolate
+from benchmarks.case import load_case
+from benchmarks.figures import draw_figures
+from benchmarks.one_repair import Request
+from benchmarks.records import Record, read_records, with_gaps, write_records
+from fieldrepair_plugin.interpolation import KeepReference
+from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.strategies import strategy_named, strategy_names
 from fieldrepair_service.errors import InputError
 
-
-@dataclass(frozen=True)
-class Record:
-    """One measured repair. Accuracies are shares in 0..1."""
-
-    case: str
-    strategy: str
-    recipe: str
-    budget: int
-    labels_used: int
-    seed: int
-    keep_reference: str
-    field_before: float
-    field_after: float
-    reference_before: float
-    reference_after: float
-    propagation_accuracy: float
-    """Share of propagated labels that are right; the exemplars themselves are not counted."""
-    kept_epoch: int
-    seconds: float
-    """Selection and training, wall clock."""
-    peak_memory_bytes: int
-    """Largest resident size of the process so far."""
+_RECIPES = ("paper", "default")
 
 
-def measure(
-    case: BenchmarkCase, budget: int, seed: int, keeps: Sequence[KeepReference], settings: HybridSettings
-) -> list[Record]:
-    """Repair once, and measure each way of keeping the old world."""
-    pool, reference = case.parts["field"], TrainingSet(case.parts["train"].x, case.parts["train"].y)
-    oracle = BudgetedOracle(pool.y, budget)
-    started = time.perf_counter()
-    selection = select_exemplars(case.model, reference, pool.x, budget, settings)
-    answers = oracle(selection.exemplars)
-    labels = {int(index): int(label) for index, label in zip(selection.exemplars, answers, strict=True)}
-    result = train(case.model, reference, pool.x, selection, labels, settings)
-    seconds = time.perf_counter() - started
-    records: list[Record] = []
-    for keep in keeps:
-        repaired = interpolate(case.model.module, result.module, keep.weight)
-        records.append(
-            Record(
-                case=case.name,
-                strategy="hybridrepair",
-                recipe=settings.recipe,
-                budget=budget,
-                labels_used=oracle.asked,
-                seed=seed,
-                keep_reference=keep.value,
-                field_before=accuracy(case.model.module, case.parts["holdout"]),
-                field_after=accuracy(repaired, case.parts["holdout"]),
-                reference_before=accuracy(case.model.module, case.parts["val"]),
-                reference_after=accuracy(repaired, case.parts["val"]),
-                propagation_accuracy=propagation_accuracy(selection, pool),
-                kept_epoch=result.kept_epoch,
-                seconds=seconds,
-                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; see the module's docstring."""
+    options = _options(arguments)
+    console = Console()
+    records = read_records(options.json) if options.json else []
+    have = {record.key for record in records}
+    failed = 0
+    for path in options.cases:
+        load_case(path, options.models)  # trains and keeps the model if there is none, before any clock runs
+        for request in _requests(path, options):
+            missing = [keep for keep in request.keeps if _key(request, keep) not in have]
+            if not missing:
+                continue
+            console.print(
+                f"{path.stem}: {request.strategy}, recipe {request.recipe}, {request.budget} labels, "
+                f"seed {request.seed}, keep {', '.join(missing)} ..."
             )
-        )
-    return records
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, part: Part) -> float:
-    """Share of the part that the network gets right, in 0..1."""
-    network.eval()
-    inputs = torch.from_numpy(part.x)
-    answers = [network(inputs[at : at + 512]).argmax(dim=1) for at in range(0, len(part), 512)]
-    return float((torch.cat(answers).numpy() == part.y).mean())
-
-
-def propagation_accuracy(selection: Selection, pool: Part) -> float:
-    """Share of propagated labels that are right; NaN where nothing was propagated."""
-    right: list[bool] = []
-    for exemplar, region in zip(selection.exemplars, selection.regions, strict=True):
-        others = region[region != exemplar]
-        right += (pool.y[others] == pool.y[exemplar]).tolist()
-    return float(np.mean(right)) if right else float("nan")
+            measured = _measure(request, missing)
+            failed += not measured
+            records += measured
+            have |= {record.key for record in measured}
+            if options.json and measured:
+                write_records(options.json, records)
+    records = with_gaps(records)
+    console.print(_table(records))
+    if options.plots:
+        for figure in draw_figures(records, options.plots):
+            console.print(f"wrote {figure}")
+    if failed:
+        console.print(f"{failed} runs failed, see above; the same command measures what is missing")
+    return 1 if failed else 0
 
 
 def parse_budget(text: str, pool: int) -> int:
@@ -115,50 +74,99 @@ def parse_budget(text: str, pool: int) -> int:
     return count
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; see the module's docstring."""
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.repair", description=__doc__)
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASE.npz")
-    parser.add_argument("--recipe", default="paper", choices=["paper"])
+    parser.add_argument(
+        "--strategy", default="hybridrepair", help=f"comma-separated, or all: {', '.join(strategy_names())}"
+    )
+    parser.add_argument(
+        "--recipe",
+        default="paper",
+        help="comma-separated: paper, default; some strategies have only the first",
+    )
     parser.add_argument("--budget", default="5%", help="comma-separated: percentages of the pool, or numbers")
     parser.add_argument("--seed", default="0", help="comma-separated")
     parser.add_argument("--keep-reference", default="strict,off", help="comma-separated: strict, balanced, off")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--json", type=Path, help="write one record per measured repair")
+    parser.add_argument("--rounds", default="1", help="comma-separated: parts a budget is asked in")
+    parser.add_argument("--epochs", type=int, default=HybridSettings().epochs)
+    parser.add_argument("--json", type=Path, help="read records from here, and write one per measured repair")
+    parser.add_argument("--plots", type=Path, help="folder for the figures")
     parser.add_argument("--models", type=Path, default=Path("build/benchmarks"), help="keeps models it had to train")
-    options = parser.parse_args(arguments)
-    keeps = [KeepReference(word) for word in options.keep_reference.split(",")]
-    console = Console()
-    records: list[Record] = []
-    for path in options.cases:
-        case = load_case(path, options.models)
-        for budget in options.budget.split(","):
-            for seed in (int(word) for word in options.seed.split(",")):
-                settings = HybridSettings(recipe=options.recipe, seed=seed, epochs=options.epochs)
-                count = parse_budget(budget, len(case.parts["field"]))
-                console.print(f"{case.name}: {count} labels, seed {seed} ...")
-                records += measure(case, count, seed, keeps, settings)
-                if options.json:
-                    # After every repair: a run that is interrupted keeps what it has measured.
-                    options.json.parent.mkdir(parents=True, exist_ok=True)
-                    options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
-    console.print(_table(records))
-    return 0
+    return parser.parse_args(arguments)
+
+
+def _requests(path: Path, options: argparse.Namespace) -> Iterator[Request]:
+    """One per training. ``full`` and strategies that need no labels run once, whatever the budgets."""
+    names = strategy_names() if options.strategy == "all" else options.strategy.split(",")
+    keeps = [KeepReference(word).value for word in options.keep_reference.split(",")]
+    with np.load(path, allow_pickle=False) as file:
+        pool = len(file["field_y"]) if "field_y" in file.files else len(load_case(path, options.models).parts["field"])
+    wanted = options.recipe.split(",")
+    if unknown := sorted(set(wanted) - set(_RECIPES)):
+        raise InputError(f"expected recipes out of {', '.join(_RECIPES)}; got {', '.join(unknown)}")
+    runs = [
+        (name, recipe, int(seed))
+        for name in names
+        for recipe in [each for each in wanted if each in strategy_named(name).recipes] or ["paper"]
+        for seed in options.seed.split(",")
+    ]
+    for name, recipe, seed in runs:
+        strategy = strategy_named(name)
+        budgets = [pool if name == "full" else parse_budget(text, pool) for text in options.budget.split(",")]
+        if name != "full" and strategy.labels_wanted(1, pool) == 0:
+            budgets = [0]
+        for budget, rounds in product(dict.fromkeys(budgets), map(int, options.rounds.split(","))):
+            if rounds > 1 and (name == "full" or budget == 0):
+                continue
+            # Where the old world is kept by interpolation alone, one training serves all settings.
+            groups = [keeps] if recipe == "paper" else [[keep] for keep in keeps]
+            for group in groups:
+                yield Request(str(path), str(options.models), name, recipe, budget, seed, group, rounds, options.epochs)
+
+
+def _key(request: Request, keep: str) -> tuple[str, str, str, int, int, str, int, int]:
+    name = Path(request.case).stem
+    return (
+        name, request.strategy, request.recipe, request.budget, request.seed, keep, request.rounds, request.epochs
+    )  # fmt: skip
+
+
+def _measure(request: Request, keeps: list[str]) -> list[Record]:
+    """Run it in a process of its own; nothing if that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "records.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.one_repair", str(result)],
+            input=json.dumps({**asdict(request), "keeps": keeps}),
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            return []
+        return [Record(**each) for each in json.loads(result.read_text(encoding="utf-8"))]
 
 
 def _table(records: Sequence[Record]) -> Table:
-    table = Table("case", "recipe", "labels", "seed", "keep", "field", "reference", "propagated right", "seconds")
-    for record in records:
+    table = Table(
+        "case", "strategy", "recipe", "labels", "seed", "keep", "field", "reference", "gap", "propagated right",
+        "passes", "seconds", "MB",
+    )  # fmt: skip
+    for each in records:
         table.add_row(
-            record.case,
-            record.recipe,
-            str(record.labels_used),
-            str(record.seed),
-            record.keep_reference,
-            f"{100 * record.field_before:.1f} -> {100 * record.field_after:.1f}",
-            f"{100 * record.reference_before:.1f} -> {100 * record.reference_after:.1f}",
-            f"{100 * record.propagation_accuracy:.1f} %",
-            f"{record.seconds:.0f}",
+            each.case,
+            each.strategy,
+            each.recipe + (f", {each.rounds} rounds" if each.rounds > 1 else ""),
+            str(each.labels_used),
+            str(each.seed),
+            each.keep_reference,
+            f"{100 * each.field_before:.1f} -> {100 * each.field_after:.1f}",
+            f"{100 * each.reference_before:.1f} -> {100 * each.reference_after:.1f}",
+            "" if each.gap_recovered is None else f"{each.gap_recovered:.2f}",
+            "" if each.propagation_accuracy is None else f"{100 * each.propagation_accuracy:.1f} %",
+            f"{each.forward_per_input:.0f} + {each.backward_per_input:.0f}",
+            f"{each.seconds:.0f}",
+            f"{each.peak_memory_bytes / 1e6:.0f}",
         )
     return table
 

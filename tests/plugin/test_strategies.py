@@ -156,7 +156,8 @@ def images() -> World:
 
 
 def every_strategy() -> list[tuple[str, str]]:
-    return [*((name, "paper") for name in strategy_names()), ("hybridrepair", "default")]
+    ours = [("hybridrepair", "default"), ("random", "default")]
+    return [*((name, "paper") for name in strategy_names()), *ours]
 
 
 @pytest.fixture(params=every_strategy(), ids="-".join)

@@ -32,6 +32,11 @@ class Strategy(Protocol):
         """Its name in settings and records; the name of its entry point in the group ``fieldrepair.strategies``."""
         ...
 
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Values of ``settings.recipe`` it knows; under any other it works by the first."""
+        ...
+
     def labels_wanted(self, budget: int, askable: int) -> int:
         """Questions it will ask when it may ask ``budget`` and ``askable`` inputs have no known label.
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
+from fieldrepair_plugin.batch_norm import measure_statistics
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.keeping import keep_reference
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
+from fieldrepair_plugin.randomness import generator_for
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet, blocks
+from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet
 from fieldrepair_plugin.strategies.base import Labels, check_selection
 from fieldrepair_plugin.strategies.picking import PickingStrategy, PoolView
 from fieldrepair_plugin.training import RepairResult
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 class _NoLabels(PickingStrategy):
     """Asks nothing. Labels that exist already are used where training can use them."""
+
+    recipes = ("paper",)
 
     def labels_wanted(self, budget: int, askable: int) -> int:
         """None, whatever the budget."""
@@ -77,7 +80,11 @@ class BatchNormAdaptation(_NoLabels):
         if strangers:
             raise InputError(f"strategy {self.name} asks for no labels, got labels for pool inputs {strangers[:5]}")
         own = model.working_copy()
-        measured = measure_batch_norm(own, pool, settings.inference_batch_size, progress or silent)
+        inputs = own.pixels(pool, "field pool")
+        if len(inputs) < 2:
+            raise InputError(f"need at least 2 field inputs to measure batch-norm statistics, got {len(inputs)}")
+        measured = measure_statistics(own, inputs, inputs[:0], 0.0, 256, generator_for(settings.seed, "adapt"))
+        (progress or silent)(ProgressEvent("batch norm", 1, 1, {"layers": float(measured)}))
         if measured == 0:
             log.warning("the model has no batch norm with running statistics: %s changes nothing", self.name)
         result = RepairResult(
@@ -87,7 +94,7 @@ class BatchNormAdaptation(_NoLabels):
             labels_used=0,
             propagated=0,
             strategy=self.name,
-            recipe=settings.recipe,
+            recipe=selection.recipe,
         )
         return keep_reference(model.module, result, settings.keep_reference)
 
@@ -110,44 +117,3 @@ class Full(PickingStrategy):
     def pick(self, view: PoolView, budget: int) -> IntArray:
         """All."""
         return view.open
-
-
-def measure_batch_norm(model: RepairableModel, pool: Served, batch_size: int, tell: Progress) -> int:
-    """Replace the running statistics of every batch norm by those of the pool: the mean over its batches.
-
-    Args:
-        model: a working copy; its module is changed, and left in eval mode.
-        pool: ``(n, *shape)`` served inputs.
-        batch_size: inputs per batch. The last, smaller batch counts as one of full size; a batch of a single input is
-            left out, as its variance says nothing.
-        tell: told of each batch.
-
-    Returns:
-        How many layers were measured.
-
-    Raises:
-        InputError: for a pool of fewer than 2 inputs.
-    """
-    if len(pool) < 2:
-        raise InputError(f"need at least 2 field inputs to measure batch-norm statistics, got {len(pool)}")
-    layers = [
-        layer
-        for layer in model.module.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None  # pyright: ignore[reportPrivateUsage]
-    ]
-    model.module.eval()
-    batches = [block for block in blocks(model.pixels(pool, "field pool"), max(2, batch_size)) if len(block) > 1]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the plain mean over batches
-        layer.train()
-    with torch.no_grad():
-        for step, block in enumerate(batches, start=1):
-            if layers:
-                model.logits(block.to(model.device))
-            tell(ProgressEvent("batch norm", step, len(batches)))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-        layer.eval()
-    return len(layers)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fieldrepair_plugin import hybrid
+from fieldrepair_plugin.default_recipe import select_default, train_default
 from fieldrepair_plugin.exemplars import Selection, check_budget
 from fieldrepair_plugin.keeping import keep_reference
 from fieldrepair_plugin.progress import Progress
@@ -24,6 +25,7 @@ class HybridRepair:
     """
 
     name = "hybridrepair"
+    recipes = ("paper", "default")
 
     def labels_wanted(self, budget: int, askable: int) -> int:
         """The whole budget."""
@@ -45,8 +47,6 @@ class HybridRepair:
         indices = known_indices(known, len(pool))
         check_budget(budget, len(pool) - len(indices))
         if settings.recipe == "default":
-            from fieldrepair_plugin.default_recipe import select_default
-
             selection = select_default(model, reference, pool, budget, settings, progress, known or {})
         else:
             selection = hybrid.select_exemplars(model, reference, pool, budget, settings, progress, known or {})
@@ -71,8 +71,6 @@ class HybridRepair:
                 f"the selection was made by recipe {selection.recipe!r}, training is by {settings.recipe!r}"
             )
         if settings.recipe == "default":
-            from fieldrepair_plugin.default_recipe import train_default
-
             result = train_default(model, reference, pool, selection, labels, settings, progress, checkpoint)
         else:
             result = hybrid.train(model, reference, pool, selection, labels, settings, progress, checkpoint)

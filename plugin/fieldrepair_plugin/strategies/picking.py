@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fieldrepair_plugin.default_recipe import train_default
 from fieldrepair_plugin.exemplars import FloatVector, Selection, check_budget, propagate
 from fieldrepair_plugin.keeping import keep_reference
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
@@ -97,11 +98,13 @@ class PoolView:
 class PickingStrategy(ABC):
     """Picks ``budget`` inputs; each label speaks for its own input only.
 
-    Training is the engine's: the supervised pass over replayed and labelled inputs, and where :attr:`consistency` is
-    set also the paper's consistency pass, over all inputs without a label.
+    Training is the engine's. By the recipe ``paper`` the supervised pass over replayed and labelled inputs, and where
+    :attr:`consistency` is set also the paper's consistency pass, over all inputs without a label. By the recipe
+    ``default``, where :attr:`recipes` has it, HybridRepair's own training, so that only the choice of inputs differs.
     """
 
     name: ClassVar[str]
+    recipes: ClassVar[tuple[str, ...]] = ("paper", "default")
     consistency: ClassVar[bool] = False
 
     def labels_wanted(self, budget: int, askable: int) -> int:
@@ -148,7 +151,7 @@ class PickingStrategy(ABC):
             1.0,
             known=with_label,
             strategy=self.name,
-            recipe=settings.recipe,
+            recipe=self._recipe(settings),
         )
 
     def train(
@@ -165,10 +168,16 @@ class PickingStrategy(ABC):
     ) -> RepairResult:
         """See :meth:`fieldrepair_plugin.strategies.Strategy.train`."""
         check_selection(selection, self.name, pool)
+        if self._recipe(settings) == "default":
+            result = train_default(model, reference, pool, selection, labels, settings, progress, checkpoint)
+            return replace(result, strategy=self.name, recipe="default")
         own = replace(settings, consistency=self.consistency, unlabelled="all")
         labelled = self.labelled(selection, labels)
         result = fine_tune(model, reference, pool, selection, labels, labelled, own, progress or silent, checkpoint)
         return keep_reference(model.module, result, settings.keep_reference)
+
+    def _recipe(self, settings: HybridSettings) -> str:
+        return settings.recipe if settings.recipe in self.recipes else self.recipes[0]
 
     def labelled(self, selection: Selection, labels: Labels) -> tuple[IntArray, IntArray]:
         """Pool indices and classes to train on; at least one."""

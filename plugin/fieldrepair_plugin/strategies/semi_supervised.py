@@ -13,6 +13,7 @@ class SslRandom(Random):
     """Random labels, and consistency on all the rest: what remains of HybridRepair without its choices."""
 
     name = "ssl_random"
+    recipes = ("paper",)
     consistency = True
 
 
@@ -24,6 +25,7 @@ class SslConsistency(PickingStrategy):
     """
 
     name = "ssl_consistency"
+    recipes = ("paper",)
     consistency = True
 
     def pick(self, view: PoolView, budget: int) -> IntArray:
