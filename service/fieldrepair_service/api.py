@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.routing import APIRoute
-from starlette.types import Message
 
+from fieldrepair_service.acting import acting
 from fieldrepair_service.api_models import (
+    AgreementView,
     CaseView,
     DecisionView,
     EventView,
@@ -19,15 +18,18 @@ from fieldrepair_service.api_models import (
     LabelRequest,
     Name,
     ReasonRequest,
+    SkipRequest,
     StreamView,
     TaskView,
     WindowView,
 )
+from fieldrepair_service.body_limit import limited_route
 from fieldrepair_service.case_book import CaseBook, CaseState, Task
-from fieldrepair_service.errors import BodyTooLarge, Conflict
+from fieldrepair_service.errors import Conflict
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.http_errors import AlreadyLabelledBody, ErrorBody
 from fieldrepair_service.images import MAX_SCALE, READ_AHEAD, InputCache, fitting_scale, image_input, render_png
+from fieldrepair_service.label_exchange import label_exchange_router
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -58,7 +60,7 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         book: the case book; stays open as long as the application lives.
         field_log: where the pictures come from.
     """
-    router = APIRouter(route_class=_LimitedRoute, responses={**_INVALID, **_UNAVAILABLE})
+    router = APIRouter(route_class=limited_route(MAX_BODY_BYTES), responses={**_INVALID, **_UNAVAILABLE})
     inputs = InputCache(field_log)
 
     def case_view(case_id: int) -> CaseView:
@@ -85,19 +87,23 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         return [HistoryView.model_validate(entry) for entry in book.history(case_id)]
 
     @router.post("/cases/{case_id}/dismiss", tags=["cases"], responses={**_NOT_FOUND, **_CONFLICT, **_TOO_LARGE})
-    def dismiss_case(case_id: Id, body: ReasonRequest) -> CaseView:
+    def dismiss_case(case_id: Id, body: ReasonRequest, request: Request) -> CaseView:
         """End a case without a new model version."""
-        book.transition(case_id, CaseState.DISMISSED, body.reason, actor=body.actor)
+        who = acting(request, body.actor)
+        book.transition(case_id, CaseState.DISMISSED, body.reason, actor=who.name)
+        book.audit(who.name, who.role, "dismiss", f"case {case_id}", {"reason": body.reason})
         return case_view(case_id)
 
     @router.post("/cases/{case_id}/retry", tags=["cases"], responses={**_NOT_FOUND, **_CONFLICT, **_TOO_LARGE})
-    def retry_case(case_id: Id, body: ReasonRequest) -> CaseView:
+    def retry_case(case_id: Id, body: ReasonRequest, request: Request) -> CaseView:
         """Try a rejected case again: the worker plans new tasks, and the labels it has stay."""
         case = book.case(case_id)
         if case.state != CaseState.REJECTED:
             # A training case may go back to annotating as well, but that is the worker's to say.
             raise Conflict(f"only a rejected case is tried again, case {case_id} is {case.state}")
-        book.transition(case_id, CaseState.ANNOTATING, body.reason, actor=body.actor)
+        who = acting(request, body.actor)
+        book.transition(case_id, CaseState.ANNOTATING, body.reason, actor=who.name)
+        book.audit(who.name, who.role, "retry", f"case {case_id}", {"reason": body.reason})
         return case_view(case_id)
 
     @router.get(
@@ -106,9 +112,14 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         responses={**_NOT_FOUND, 204: {"description": "No task is free: all are answered or with other labellers."}},
         response_model=TaskView,
     )
-    def next_task(case_id: Id, labeller: Annotated[Name, Query()], request: Request) -> TaskView | Response:
+    def next_task(
+        case_id: Id,
+        labeller: Annotated[Name, Query()],
+        request: Request,
+        after: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Position of a task to pass over.")] = None,
+    ) -> TaskView | Response:
         """The task this labeller shall answer next. Nobody else gets it for five minutes; asking again renews that."""
-        task = book.next_task(case_id, labeller)
+        task = book.next_task(case_id, acting(request, labeller).name, after=after)
         if task is None:
             return Response(status_code=204)
         case, counts = book.case(case_id), book.task_counts(case_id)
@@ -121,22 +132,26 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
             remaining=counts.open,
             total=counts.total,
             leased_until_ms=task.leased_until_ms or 0,
+            position=task.position,
         )
 
     @router.post("/tasks/{task_id}/label", tags=["labelling"], responses={**_NOT_FOUND, **_LABELLED, **_TOO_LARGE})
-    def label_task(task_id: Id, body: LabelRequest) -> DecisionView:
+    def label_task(task_id: Id, body: LabelRequest, request: Request) -> DecisionView:
         """Label a task. Sending the same answer again is fine; another answer for a labelled task is refused."""
-        return decision(book.submit(task_id, body.label, body.labeller))
+        who = acting(request, body.labeller)
+        return decision(book.submit(task_id, body.label, who.name, source=body.source, role=who.role))
 
     @router.post("/tasks/{task_id}/skip", tags=["labelling"], responses={**_NOT_FOUND, **_LABELLED, **_TOO_LARGE})
-    def skip_task(task_id: Id, body: LabellerRequest) -> DecisionView:
+    def skip_task(task_id: Id, body: SkipRequest, request: Request) -> DecisionView:
         """Close a task without a label: this labeller cannot tell."""
-        return decision(book.skip(task_id, body.labeller))
+        who = acting(request, body.labeller)
+        return decision(book.skip(task_id, who.name, not_sure=body.not_sure, source=body.source, role=who.role))
 
     @router.post("/tasks/{task_id}/undo", tags=["labelling"], responses={**_NOT_FOUND, **_CONFLICT, **_TOO_LARGE})
-    def undo_task(task_id: Id, body: LabellerRequest) -> DecisionView:
+    def undo_task(task_id: Id, body: LabellerRequest, request: Request) -> DecisionView:
         """Take back one's own label or skip while the case is annotating; the task is this labeller's again."""
-        return decision(book.undo(task_id, body.labeller))
+        who = acting(request, body.labeller)
+        return decision(book.undo(task_id, who.name, role=who.role))
 
     @router.get(
         "/tasks/{task_id}/image.png",
@@ -170,6 +185,11 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
             instance = inputs.read(key, book.following(task, limit=READ_AHEAD), spec)
         return Response(render_png(instance, spec, scale), media_type="image/png", headers=headers)
 
+    @router.get("/cases/{case_id}/agreement", tags=["labelling"], responses=_NOT_FOUND)
+    def get_agreement(case_id: Id) -> AgreementView:
+        """How well labellers agree on the questions that two of them answered."""
+        return AgreementView.model_validate(book.agreement(case_id))
+
     @router.get("/events", tags=["monitoring"])
     def list_events(
         model_name: ModelText | None = None, model_version: ModelText | None = None, limit: Limit = 100
@@ -187,37 +207,5 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         """Model versions the monitor follows, and how far it has come."""
         return [StreamView.model_validate(checkpoint) for checkpoint in book.checkpoints()]
 
+    router.include_router(label_exchange_router(book, inputs, field_log))
     return router
-
-
-class _LimitedRoute(APIRoute):
-    """Refuses a body larger than :data:`MAX_BODY_BYTES` before it is all read."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def limited(request: Request) -> Response:
-            if request.method != "POST":
-                return await handle(request)
-            body = await _read_body(request)
-
-            async def receive() -> Message:
-                nonlocal body
-                if body is None:
-                    return await request.receive()
-                message: Message = {"type": "http.request", "body": body, "more_body": False}
-                body = None
-                return message
-
-            return await handle(Request(request.scope, receive))
-
-        return limited
-
-
-async def _read_body(request: Request) -> bytes | None:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"a request body has at most {MAX_BODY_BYTES} bytes here")
-    return bytes(body)

@@ -23,6 +23,10 @@ class _Question(_Body):
     model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
 
+Source = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+"""Where an answer comes from, in one word."""
+
+
 class LabelRequest(_Question):
     """A labeller's answer."""
 
@@ -30,13 +34,26 @@ class LabelRequest(_Question):
     """Index of a class (a number), or its name (a string)."""
     labeller: Name
     """Who answers."""
+    source: Source = "api"
+    """Where the answer comes from."""
 
 
 class LabellerRequest(_Question):
-    """A labeller who skips a task or takes an answer back."""
+    """A labeller who takes an answer back."""
 
     labeller: Name
     """Who does it."""
+
+
+class SkipRequest(_Question):
+    """A labeller who gives no label."""
+
+    labeller: Name
+    """Who does it."""
+    not_sure: bool = False
+    """True: it is one of the classes, but this labeller cannot tell which. False: it cannot be labelled at all."""
+    source: Source = "api"
+    """Where the answer comes from."""
 
 
 class ReasonRequest(_Question):
@@ -158,6 +175,8 @@ class TaskView(_Body):
     """Tasks of the case that wait for a label, with this one."""
     total: int
     """All tasks of the case."""
+    position: int
+    """Place in the queue; ``after`` takes it to pass this task over."""
     leased_until_ms: int
     """Until when nobody else gets this task, UTC epoch milliseconds."""
 
@@ -193,6 +212,29 @@ class DecisionView(_Body):
             remaining=counts.open,
             total=counts.total,
         )
+
+
+class AgreementView(_Body):
+    """How well labellers agree on tasks that two of them answered."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, from_attributes=True)
+
+    tasks: int
+    """Tasks with two answers or more."""
+    agreed: int
+    """Of these, how many got the same answer from both."""
+    share: float | None
+    """``agreed / tasks``; null without such tasks."""
+    kappa: float | None
+    """Agreement beyond chance; null without such tasks, or when all answers are the same."""
+    statistic: str
+    """"Cohen" or "Fleiss"."""
+    waiting: int
+    """Tasks that wait for more answers."""
+    third: int
+    """Tasks that went to a third labeller."""
+    undecided: int
+    """Tasks without a majority."""
 
 
 class EventView(_Body):

@@ -5,6 +5,7 @@ FieldRepairError
 ├── InputError                  what came in is not what was expected
 │   ├── DecodeError             a request or answer body cannot be read as field inputs
 │   ├── UnknownClass            a label is none of the case's classes
+│   ├── BadUpload               uploaded labels are not of the expected form; names the line
 │   └── BodyTooLarge            a request body is larger than the control port takes
 └── StoreError                  a store (spool, field log, case book) cannot do what was asked
     ├── RowsNotFound            the field log has no row under the keys that were asked for
@@ -81,6 +82,18 @@ class SpoolError(StoreError):
 
 class UnknownClass(InputError):  # noqa: N818
     """A label is none of the case's classes; the message lists them."""
+
+
+class BadUpload(InputError):  # noqa: N818
+    """Uploaded labels are not of the expected form, or contradict what is stored; nothing of them is kept.
+
+    Attributes:
+        line: the line of the upload that is wrong, counted from 1.
+    """
+
+    def __init__(self, line: int, problem: str) -> None:
+        self.line = line
+        super().__init__(f"line {line}: {problem}; nothing was imported")
 
 
 class BodyTooLarge(InputError):  # noqa: N818

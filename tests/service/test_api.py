@@ -166,6 +166,7 @@ def test_a_labeller_works_through_a_case(api: httpx.Client, book: CaseBook, case
             "image_url",
             "class_names",
             "key",
+            "position",
             "remaining",
             "total",
             "leased_until_ms",

@@ -11,14 +11,14 @@ from fieldrepair_service.case_book.audit import Audit
 from fieldrepair_service.case_book.database import Clock, Database, create_book_engine, now_ms
 from fieldrepair_service.case_book.evidence import Evidence
 from fieldrepair_service.case_book.ground_truth import GroundTruths
-from fieldrepair_service.case_book.labelling import Labelling
+from fieldrepair_service.case_book.importing import Importing
 from fieldrepair_service.case_book.outbox import Outbox
 from fieldrepair_service.case_book.planning import Plans
 from fieldrepair_service.case_book.schema import bring_up_to_date
 from fieldrepair_service.case_book.streams import Streams
 
 
-class CaseBook(Streams, Outbox, Plans, Labelling, Evidence, GroundTruths, Audit, Approvals):
+class CaseBook(Streams, Outbox, Plans, Importing, Evidence, GroundTruths, Audit, Approvals):
     """Everything small and transactional: windows, drift events, repair cases, labelling tasks and their answers,
     ground truth, attachments, notifications and the audit trail.
 

@@ -50,7 +50,7 @@ class Labelling(Tasks):
             NotInCaseBook: if there is no such case.
             InputError: a labeller without a name.
         """
-        _require_name(labeller)
+        require_name(labeller)
         now = self._now()
         with self._database.writing() as session:
             case = lock_case(session, case_id)
@@ -103,7 +103,7 @@ class Labelling(Tasks):
             NotInCaseBook: if there is no such task.
             InputError: a labeller without a name.
         """
-        _require_name(labeller)
+        require_name(labeller)
         with self._database.writing() as session:
             case, row = lock_task(session, task_id)
             index = class_index(label, case.class_names)
@@ -135,7 +135,7 @@ class Labelling(Tasks):
             NotInCaseBook: if there is no such task.
             InputError: a labeller without a name.
         """
-        _require_name(labeller)
+        require_name(labeller)
         with self._database.writing() as session:
             case, row = lock_task(session, task_id)
             verdict = Verdict.NOT_SURE if not_sure else Verdict.SKIP
@@ -151,7 +151,7 @@ class Labelling(Tasks):
             NotInCaseBook: if there is no such task.
             InputError: a labeller without a name.
         """
-        _require_name(labeller)
+        require_name(labeller)
         now = self._now()
         with self._database.writing() as session:
             case, row = lock_task(session, task_id)
@@ -182,17 +182,18 @@ class Labelling(Tasks):
         label: int | None,
         source: str,
         role: str,
-    ) -> None:
+    ) -> bool:
+        """Store an answer and decide the task by it; False if it was stored before."""
         answers = _answers(session, row)
         own = next((answer for answer in answers if answer.labeller == labeller), None)
         if own is not None and (own.verdict, own.label) == (str(verdict), label):
-            return
+            return False
         if row.label is not None:
             raise _already_labelled(row, case, row.label, row.decided_by)
         if own is not None and own.label is not None:  # the task waits for others, this labeller has spoken
             raise _already_labelled(row, case, own.label, own.labeller)
         if verdict is not Verdict.LABEL and (row.state == str(TaskState.SKIPPED) or own is not None):
-            return
+            return False
         require_annotating(case, row)
         now = self._now()
         if own is None:
@@ -208,6 +209,7 @@ class Labelling(Tasks):
         action = "label" if verdict is Verdict.LABEL else str(verdict)
         detail = {"label": None if label is None else case.class_names[label], "source": source}
         session.add(audit_row(now, labeller, role, action, f"task {row.id}", detail))
+        return True
 
 
 def lock_task(session: Session, task_id: int) -> tuple[CaseRow, TaskRow]:
@@ -229,7 +231,8 @@ def _answers(session: Session, task: TaskRow) -> list[AnswerRow]:
     return list(session.scalars(select(AnswerRow).where(AnswerRow.task_id == task.id).order_by(AnswerRow.id)))
 
 
-def _require_name(labeller: str) -> None:
+def require_name(labeller: str) -> None:
+    """Refuse (``InputError``) a labeller without a name."""
     if not labeller.strip() or convert.storable(labeller) != labeller:
         raise InputError(f"a labeller needs a name, got {labeller!r}")
 

@@ -92,6 +92,30 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class ImportedAnswer:
+    """What a labeller said elsewhere."""
+
+    line: int
+    """Where in the upload it stands, counted from 1, for messages."""
+    task_id: int
+    labeller: str
+    label: str | None
+    """Name of the class; None if the labeller gave none."""
+    not_sure: bool = False
+    """Of an answer without a label: the labeller could not tell which class it is."""
+
+
+@dataclass(frozen=True)
+class ImportReceipt:
+    """What became of an import."""
+
+    stored: int
+    """New answers."""
+    repeated: int
+    """Answers that were stored before, or that agree with the label their task has."""
+
+
+@dataclass(frozen=True)
 class NewGroundTruth:
     """The right answer for one field input, from outside.
 

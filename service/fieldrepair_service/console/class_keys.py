@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _DIGITS = "1234567890"
 _LETTERS = "abcdfghijkmoqrtvwxyz"
-"""Letters that are no command of the page: e = examples, l = later, n = not sure, p = prediction, s = skip, u = undo."""
+"""Letters that are no command of the page (e examples, l later, n not sure, p prediction, s skip, u undo)."""
 
 
 def class_keys(classes: int) -> list[str]:

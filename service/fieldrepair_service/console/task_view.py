@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fieldrepair_service.errors import ImageUnavailable, InputError
+from fieldrepair_service.input_text import describe_row, describe_text
 from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput, read_input_spec
 
 if TYPE_CHECKING:
@@ -65,35 +66,9 @@ def _view(spec: ImageInput | TabularInput | TextInput, instance: npt.NDArray[np.
     if isinstance(spec, ImageInput):
         spec.to_pixels(instance[np.newaxis])  # says if the instance is not of this layout
         return TaskView("image", width=spec.width, height=spec.height, prediction=said)
-    if instance.shape != spec.shape:
-        raise InputError(f"expected an instance of shape {spec.shape}, got {instance.shape}")
-    values = instance.tolist()
     if isinstance(spec, TabularInput):
-        units = spec.units or ("",) * len(spec.features)
-        return TaskView(
-            "tabular",
-            rows=tuple(
-                (name, _value(value, spec.categories.get(name)), unit)
-                for name, value, unit in zip(spec.features, values, units, strict=True)
-            ),
-            prediction=said,
-        )
-    return TaskView("text", text=_text(values, spec), prediction=said)
-
-
-def _value(value: float, names: tuple[str, ...] | None) -> str:
-    if value != value:
-        return "missing"
-    if names is not None and float(value).is_integer() and 0 <= value < len(names):
-        return names[int(value)]
-    return f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
-
-
-def _text(tokens: list[int], spec: TextInput) -> str:
-    while tokens and tokens[-1] == spec.padding:
-        tokens = tokens[:-1]
-    words = [spec.vocabulary[token] if 0 <= token < len(spec.vocabulary) else f"[{token}]" for token in tokens]
-    return spec.joiner.join(words) or "(empty)"
+        return TaskView("tabular", rows=describe_row(spec, instance), prediction=said)
+    return TaskView("text", text=describe_text(spec, instance), prediction=said)
 
 
 def _in_words(prediction: Prediction | None, class_names: tuple[str, ...]) -> str | None:
