@@ -122,7 +122,7 @@ class MonitorMetrics:
         )
         self.late = Counter(
             "fieldrepair_monitor_late_field_inputs_total",
-            "Field inputs judged a minute or more after later ones: their sidecar shipped late, or its clock is behind.",
+            "Field inputs judged after ones a minute newer: their sidecar shipped late, or its clock is behind.",
             _STREAM,
             registry=registry,
         )

@@ -12,8 +12,8 @@ from contextlib import contextmanager, nullcontext
 from fieldrepair_monitoring.alert_bodies import plain_body, slack_body
 from fieldrepair_monitoring.alerts import Webhook, deliver
 from fieldrepair_monitoring.backoff import Backoff
-from fieldrepair_monitoring.detectors import detector_factory
 from fieldrepair_monitoring.case_metrics import exported_cases
+from fieldrepair_monitoring.detectors import detector_factory
 from fieldrepair_monitoring.errors import RegistryError
 from fieldrepair_monitoring.explainer import Explainer
 from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from fieldrepair_monitoring.case_metrics import exported_cases
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_service.capture import Capture, CaptureLimits
-from fieldrepair_service.case_book import WindowRecord
+from fieldrepair_service.case_book import NewDriftEvent, NewTask, WindowRecord, open_case_book
 from fieldrepair_service.drops import (
     CAPTURE_REASONS,
     CLIENT_DISCONNECTED,
@@ -99,8 +101,13 @@ def monitor_metrics() -> list[Metric]:
         p_value=0.5,
         drifted=False,
         estimated_accuracy=0.9,
+        accuracy_low=0.8,
+        accuracy_high=0.95,
+        labelled_accuracy=0.9,
+        scores={"mmd": {"statistic": 0.1, "threshold": 0.2, "p_value": 0.5}},
     )
     metrics.window(*stream, window, 0.97)
+    metrics.timestamps(*stream, newest_ms=1000, now_s=0, late=1)
     metrics.failing(*stream, ValueError())
     metrics.event_open.labels(*stream).set(1)
     metrics.events.labels(*stream).inc()
@@ -111,10 +118,39 @@ def monitor_metrics() -> list[Metric]:
     return list(metrics.registry.collect())
 
 
+def case_metrics(folder: Path) -> list[Metric]:
+    """What a monitor exports of a case book with a case that people work on."""
+    event = NewDriftEvent(
+        model_name="digits",
+        model_version="3",
+        detector="mmd",
+        statistic=0.5,
+        p_value=0.001,
+        threshold=0.1,
+        window_index=0,
+        cursor_start={},
+        field_inputs_until_alert=100,
+        estimated_accuracy=0.6,
+        reference_accuracy=0.97,
+        summary="it has shifted",
+        class_names=("a", "b"),
+        input_spec={},
+    )
+    with open_case_book(f"sqlite:///{folder}/book.db") as book:
+        window = WindowRecord(0, 0, 1, 100, "mmd", 0.5, 0.1, 0.001, drifted=True)
+        opened = book.record_windows("digits", "3", {}, [window], event)
+        assert opened is not None
+        book.plan_case(opened.case_id, [NewTask("r", 0, "repair")], budget=1, acceptance_size=0, pool_cursor={}, note="")
+        book.claim(opened.case_id, "worker", 60)
+        registry = CollectorRegistry()
+        with exported_cases(registry, book):
+            return list(registry.collect())
+
+
 @pytest.fixture
 async def exported(tmp_path: Path) -> Exported:
     series: dict[str, set[str]] = {"up": set()}  # Prometheus' own
-    for family in [*await sidecar_metrics(tmp_path), *monitor_metrics()]:
+    for family in [*await sidecar_metrics(tmp_path), *monitor_metrics(), *case_metrics(tmp_path)]:
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
     return series

@@ -156,7 +156,7 @@ def test_a_book_that_does_not_answer_shows_and_the_other_metrics_stay(tmp_path: 
         with exported_cases(registry, gone):
             assert registry.get_sample_value("fieldrepair_case_book_up") == 1
             with closing(sqlite3.connect(tmp_path / "gone.db")) as other:
-                other.execute("ALTER TABLE cases RENAME TO elsewhere")
+                other.execute("ALTER TABLE fieldrepair_cases RENAME TO elsewhere")
             assert registry.get_sample_value("fieldrepair_case_book_up") == 0
             assert registry.get_sample_value("fieldrepair_cases", {"state": "accepted"}) is None
         assert list(registry.collect()) == []
