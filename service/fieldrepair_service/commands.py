@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pydantic_settings import CliSubCommand
+
+from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.lean import keep_pandas_out
+from fieldrepair_service.log_command.settings import ExportOptions, StatsOptions, TailOptions
 from fieldrepair_service.mirror.settings import MirrorSettings
+from fieldrepair_service.settings import StoreSettings
 from fieldrepair_service.sidecar_settings import SidecarSettings
 
 
@@ -37,3 +42,21 @@ class MirrorCommand(MirrorSettings):
         from fieldrepair_service.mirror.mirror import run_mirror  # here, so that --help is quick
 
         run_mirror(self)
+
+
+class LogCommand(StoreSettings):
+    """Look at the field log: tail, stats, export."""
+
+    tail: CliSubCommand[TailOptions]
+    stats: CliSubCommand[StatsOptions]
+    export: CliSubCommand[ExportOptions]
+
+    def cli_cmd(self) -> None:
+        """Run the one that was named."""
+        options = self.tail or self.stats or self.export
+        if options is None:
+            raise ConfigurationError("say what to do with the log: tail, stats or export (--help explains each)")
+        keep_pandas_out()
+        from fieldrepair_service.log_command.command import run_log  # here, so that --help is quick
+
+        run_log(self, options)

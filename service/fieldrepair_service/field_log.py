@@ -46,6 +46,7 @@ __all__ = ["FIELD_LOG_SCHEMA", "Cursor", "FieldLog", "FieldRows"]
 logger = logging.getLogger(__name__)
 
 _APPEND_ATTEMPTS = 10
+_LAST_ROW = 2**31 - 1
 
 
 class FieldLog:
@@ -57,17 +58,18 @@ class FieldLog:
         self._streams_by_file: dict[str, set[tuple[str, str]]] = {}  # a data file never changes
 
     @classmethod
-    def open(cls, uri: str | Path, storage_options: dict[str, str] | None = None) -> FieldLog:
+    def open(cls, uri: str | Path, storage_options: dict[str, str] | None = None, *, create: bool = True) -> FieldLog:
         """Open the log, creating it if it is not there. Several processes may do so at once.
 
         Args:
             uri: local folder or ``s3://bucket/path``.
             storage_options: credentials and endpoints for object stores; default: the environment's.
+            create: False refuses a place without a log.
 
         Raises:
             StoreError: if the place cannot be reached, or holds a table that is not a field log.
         """
-        table = open_or_create(str(uri), storage_options)
+        table = open_or_create(str(uri), storage_options, create=create)
         complete(table, str(uri))
         return cls(table)
 
@@ -229,6 +231,46 @@ class FieldLog:
         for file in files:
             if is_relevant(file, {}, model_name, model_version) and file.may_hold_time(since_ms, until_ms):
                 yield from batches_of(file, dataset.schema, names, wanted, batch_rows)
+
+    def newest(
+        self,
+        limit: int,
+        *,
+        columns: Sequence[str] | None = None,
+        model_name: str | None = None,
+        model_version: str | None = None,
+    ) -> pa.Table:
+        """The last ``limit`` rows by time, the oldest first. Only the files that can hold them are read.
+
+        Raises:
+            StoreError: if a file cannot be read.
+        """
+        names = column_names(columns, ("timestamp_ms",))
+        wanted = of_model(model_name, model_version)
+        dataset, files = self._files()
+        files = [file for file in files if is_relevant(file, {}, model_name, model_version)]
+        found = empty(names)
+        for file in sorted(files, key=lambda file: file.last("timestamp_ms"), reverse=True):
+            if found.num_rows == limit and file.last("timestamp_ms") < found.column("timestamp_ms")[0].as_py():
+                break
+            for piece in batches_of(file, dataset.schema, names, wanted, 1_000):
+                found = pa.concat_tables([found, piece]).sort_by("timestamp_ms")
+                found = found.slice(max(0, found.num_rows - limit)).combine_chunks()
+        return found
+
+    def end(self) -> Cursor:
+        """Where a reader stands that has taken every row there is."""
+        dataset, files = self._files()
+        cursor: Cursor = {}
+        for file in files:
+            writer, seq = file.low["writer"], file.high["seq"]
+            if isinstance(writer, str) and writer == file.high["writer"] and isinstance(seq, int):
+                # All rows of an exchange are in one commit, so none of its rows comes later.
+                cursor[writer] = max(cursor.get(writer, (-1, -1)), (seq, _LAST_ROW))
+            else:
+                for piece in batches_of(file, dataset.schema, ["writer", "seq", "row"], ds.scalar(True), 10_000):
+                    cursor = FieldRows(piece).cursor_after(cursor)
+        return cursor
 
     @property
     def version(self) -> int:

@@ -35,6 +35,11 @@ class DataFile:
         value = self.low[column]
         return value if isinstance(value, int) else -1
 
+    def last(self, column: str) -> int:
+        """The column's largest value; a very large number if unknown."""
+        value = self.high[column]
+        return value if isinstance(value, int) else 2**63
+
     def may_hold_time(self, since_ms: int | None, until_ms: int | None) -> bool:
         """Whether a row of this span of time may be in the file."""
         low, high = self.low["timestamp_ms"], self.high["timestamp_ms"]

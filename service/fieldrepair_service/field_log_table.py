@@ -23,7 +23,7 @@ ADDED_LATER = ("headers", "trace_id")
 _CREATE_ATTEMPTS = 20
 
 
-def open_or_create(where: str, storage_options: dict[str, str] | None) -> DeltaTable:
+def open_or_create(where: str, storage_options: dict[str, str] | None, *, create: bool = True) -> DeltaTable:
     """The table at a folder or URI, complete.
 
     Raises:
@@ -33,8 +33,9 @@ def open_or_create(where: str, storage_options: dict[str, str] | None) -> DeltaT
     for attempt in range(_CREATE_ATTEMPTS):
         try:
             return DeltaTable(where, storage_options=storage_options)
-        except TableNotFoundError:
-            pass
+        except TableNotFoundError as error:
+            if not create:
+                raise StoreError(f"there is no field log at {where}") from error
         except (DeltaError, OSError) as error:
             raise StoreError(f"the field log at {where} cannot be opened: {error}") from error
         try:

@@ -1,0 +1,1 @@
+"""``fieldrepair log``: look at the field log, count what is in it, and take it along."""
