@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from fieldrepair_plugin.case_files import CaseFiles, Plan
 from fieldrepair_plugin.embedding_map import ATTACHMENT, embedding_map
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.field_pool import FieldPool, Key, count_inputs, gather, split
+from fieldrepair_plugin.ground_truth import known_labels
 from fieldrepair_plugin.hybrid import select_exemplars
 from fieldrepair_plugin.progress import Progress
 from fieldrepair_plugin.randomness import derive_seed
 from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.reference_examples import attach_examples
 from fieldrepair_plugin.repair_run import prepare_run
 from fieldrepair_plugin.repairable import RepairableModel, TrainingSet
 from fieldrepair_plugin.settings import WorkerSettings
@@ -130,15 +133,31 @@ class Planner:
         self._book.attach(
             case.id, ATTACHMENT, "application/json", embedding_map(model, pool.x[adaptation], selection, seed=seed)
         )
+        attach_examples(self._book, case.id, handover)
+        tasks = self._with_known_labels(case, _tasks(plan, selection), seed)
+        known = sum(task.known_label is not None for task in tasks)
         return self._book.plan_case(
             case.id,
-            _tasks(plan, selection),
+            tasks,
             budget=budget,
             acceptance_size=len(plan.acceptance),
             pool_cursor=pool.cursor_end,
-            note=f"waiting for {budget + len(plan.acceptance)} labels: {budget} to repair, {len(plan.acceptance)} to "
-            f"judge the repair; from {len(pool)} field inputs",
+            note=f"waiting for {len(tasks) - known} labels: {budget} to repair, {len(plan.acceptance)} to "
+            f"judge the repair, {known} known from ground truth; from {len(pool)} field inputs",
         )
+
+    def _with_known_labels(self, case: Case, tasks: list[NewTask], seed: int) -> list[NewTask]:
+        """The tasks with the labels that ground truth gives already, and of the others some for two people."""
+        known = known_labels(self._book, self._log, [(task.request_id, task.row) for task in tasks], case.class_names)
+        twice = (
+            np.random.default_rng(derive_seed(seed, "double")).random(len(tasks)) < self._settings.double_label_share
+        )
+        return [
+            replace(task, known_label=label)
+            if (label := known.get((task.request_id, task.row))) is not None
+            else replace(task, answers_wanted=2 if double else 1)
+            for task, double in zip(tasks, twice, strict=True)
+        ]
 
     def _without_earlier(self, case: Case, pool: FieldPool) -> tuple[list[Key], list[int]]:
         """What earlier attempts leave: their repair inputs with a label, and pool indices nobody was asked about.

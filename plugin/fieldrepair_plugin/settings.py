@@ -65,6 +65,9 @@ class WorkerSettings(RegistrySettings):
     """Field inputs drawn at random, whole requests at a time, that are labelled to judge the result, never to train."""
     acceptance_minimum: int = Field(default=20, ge=5)
     """Acceptance labels below which a case is rejected: too few to show that a repair is one."""
+    double_label_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of a case's questions that two people answer, to learn how well they agree. A third is asked where they
+    differ, so this needs three labellers."""
     training_attempts: int = Field(default=3, ge=1)
     """Trainings that may fail before a case is rejected."""
 

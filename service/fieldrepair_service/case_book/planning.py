@@ -14,10 +14,14 @@ from fieldrepair_service.case_book.cases import lock_case, read_case, require_an
 from fieldrepair_service.case_book.database import BookPart, retry_once
 from fieldrepair_service.case_book.models import CaseRow
 from fieldrepair_service.case_book.records import Case
-from fieldrepair_service.case_book.states import Purpose, TaskState
-from fieldrepair_service.case_book.task_models import TaskRow
+from fieldrepair_service.case_book.settling import GROUND_TRUTH
+from fieldrepair_service.case_book.states import Purpose, TaskState, Verdict
+from fieldrepair_service.case_book.task_models import AnswerRow, TaskRow
 from fieldrepair_service.case_book.task_records import NewTask
 from fieldrepair_service.errors import CaseAlreadyPlanned, InputError
+
+KNOWN_BY = "ground truth"
+"""Who labelled a task that nobody was asked about."""
 
 
 class Plans(BookPart):
@@ -66,9 +70,13 @@ class Plans(BookPart):
             if case.planned_ms is not None:
                 raise CaseAlreadyPlanned(f"the tasks of case {case_id} were planned before (at {case.planned_ms} ms)")
             _require_new_inputs(session, case_id, tasks)
+            _require_classes(case, tasks)
             # Shuffled before they get their ids, so that not even those tell repair from acceptance tasks.
             mixed = random.Random(f"{case_id}/{case.attempt}").sample(tasks, len(tasks))  # noqa: S311  (not a secret)
-            session.add_all(_task_row(case, task, position) for position, task in enumerate(mixed))
+            rows = [_task_row(case, task, position, now) for position, task in enumerate(mixed)]
+            session.add_all(rows)
+            session.flush()
+            session.add_all(_known_answer(row, now) for row in rows if row.label is not None)
             case.planned_ms = case.updated_ms = now
             case.budget, case.acceptance_size = budget, acceptance_size
             case.pool_cursor = convert.cursor_to_json(pool_cursor)
@@ -77,7 +85,8 @@ class Plans(BookPart):
             return read_case(session, case_id)
 
 
-def _task_row(case: CaseRow, task: NewTask, position: int) -> TaskRow:
+def _task_row(case: CaseRow, task: NewTask, position: int, now: int) -> TaskRow:
+    known = task.known_label is not None
     return TaskRow(
         case_id=case.id,
         attempt=case.attempt,
@@ -87,8 +96,22 @@ def _task_row(case: CaseRow, task: NewTask, position: int) -> TaskRow:
         rank=task.rank,
         region=task.region,
         position=position,
-        state=str(TaskState.OPEN),
+        state=str(TaskState.LABELLED if known else TaskState.OPEN),
+        label=task.known_label,
+        decided_by=KNOWN_BY if known else None,
+        decided_ms=now if known else None,
         answers_wanted=task.answers_wanted,
+    )
+
+
+def _known_answer(row: TaskRow, now: int) -> AnswerRow:
+    return AnswerRow(
+        task_id=row.id,
+        labeller=KNOWN_BY,
+        verdict=str(Verdict.LABEL),
+        label=row.label,
+        source=GROUND_TRUTH,
+        at_ms=now,
     )
 
 
@@ -101,3 +124,10 @@ def _require_new_inputs(session: Session, case_id: int, tasks: Sequence[NewTask]
     twice = [key for key, number in keys.items() if number > 1]
     if twice:
         raise InputError(f"a field input is labelled once per case; planned twice: {twice[:5]} ({len(twice)} in all)")
+
+
+def _require_classes(case: CaseRow, tasks: Sequence[NewTask]) -> None:
+    number = len(case.class_names)
+    wrong = sorted({task.known_label for task in tasks if task.known_label is not None} - set(range(number)))
+    if wrong:
+        raise InputError(f"known labels are indices 0..{number - 1} of the classes, got {wrong[:5]}")

@@ -21,6 +21,8 @@ class NewTask:
     """Region whose exemplar this is; None for the acceptance sample."""
     answers_wanted: int = 1
     """How many people shall answer: 1, or 2 to learn how well labellers agree."""
+    known_label: int | None = None
+    """Index of the class if ground truth says it already: then nobody is asked."""
 
     def __post_init__(self) -> None:
         if self.answers_wanted not in (1, 2):
