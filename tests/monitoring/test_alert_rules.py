@@ -23,6 +23,7 @@ from fieldrepair_service.drops import (
     CAPTURE_REASONS,
     CLIENT_DISCONNECTED,
     EXCHANGE_DROPPED,
+    EXCLUDED,
     NOT_SAMPLED,
     ROW_DROPPED,
     ROW_REASONS,
@@ -41,7 +42,7 @@ UNIT_TESTS = RULES.with_name("fieldrepair_test.yml")
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
 
 SCRAPED = {"job", "instance"}  # labels that Prometheus adds to everything it scrapes
-NO_ALERT = {NOT_SAMPLED, UPSTREAM_ERROR_STATUS, UPSTREAM_FAILED, CLIENT_DISCONNECTED}
+NO_ALERT = {NOT_SAMPLED, EXCLUDED, UPSTREAM_ERROR_STATUS, UPSTREAM_FAILED, CLIENT_DISCONNECTED}
 """Reasons not to log an exchange that are somebody's wish, or that the alerts on requests are about."""
 
 Exported = Mapping[str, set[str]]
