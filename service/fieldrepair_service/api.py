@@ -14,6 +14,7 @@ from fieldrepair_service.api_models import (
     DecisionView,
     EventView,
     HistoryView,
+    InputView,
     LabellerRequest,
     LabelRequest,
     Name,
@@ -29,6 +30,8 @@ from fieldrepair_service.errors import Conflict
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.http_errors import AlreadyLabelledBody, ErrorBody
 from fieldrepair_service.images import MAX_SCALE, READ_AHEAD, InputCache, fitting_scale, image_input, render_png
+from fieldrepair_service.input_text import describe_row, describe_text
+from fieldrepair_service.inputs import ImageInput, TabularInput, read_input_spec
 from fieldrepair_service.label_exchange import label_exchange_router
 
 MAX_BODY_BYTES = 16 * 1024
@@ -184,6 +187,21 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
         if instance is None:
             instance = inputs.read(key, book.following(task, limit=READ_AHEAD), spec)
         return Response(render_png(instance, spec, scale), media_type="image/png", headers=headers)
+
+    @router.get("/tasks/{task_id}/input", tags=["labelling"], responses=_NOT_FOUND)
+    def task_input(task_id: Id) -> InputView:
+        """The field input of a task in words and numbers, as far as it has any."""
+        task = book.task(task_id)
+        spec = read_input_spec(book.case(task.case_id).input_spec)
+        if isinstance(spec, ImageInput):
+            return InputView(kind="image", width=spec.width, height=spec.height)
+        key = (task.request_id, task.row)
+        instance = inputs.cached(key)
+        if instance is None:
+            instance = inputs.read(key, book.following(task, limit=READ_AHEAD), spec)
+        if isinstance(spec, TabularInput):
+            return InputView(kind="tabular", rows=list(describe_row(spec, instance)))
+        return InputView(kind="text", text=describe_text(spec, instance))
 
     @router.get("/cases/{case_id}/agreement", tags=["labelling"], responses=_NOT_FOUND)
     def get_agreement(case_id: Id) -> AgreementView:

@@ -181,6 +181,20 @@ class TaskView(_Body):
     """Until when nobody else gets this task, UTC epoch milliseconds."""
 
 
+class InputView(_Body):
+    """A task's field input in words and numbers; the picture of an image is at ``image_url``."""
+
+    kind: str
+    """image, tabular or text."""
+    width: int | None = None
+    """Of an image, in pixels."""
+    height: int | None = None
+    rows: list[tuple[str, str, str]] | None = None
+    """Of a table row: (feature, value, unit)."""
+    text: str | None = None
+    """Of a text."""
+
+
 class DecisionView(_Body):
     """What is stored about a task after a labeller's answer."""
 
