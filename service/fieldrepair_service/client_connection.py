@@ -288,28 +288,34 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._in_head, self._in_body = False, True
+        if self._broken or self._ending:
+            return  # the connection ends with an answer before this
         limits = self.limits
         parser = self._parser
         headers = self._headers
         method = parser.get_method()
+        version = parser.get_http_version()
+        keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
         try:
+            if version not in ("1.1", "1.0"):
+                raise Refusal(505, "VersionRefused", f"this port speaks HTTP/1.1, got HTTP/{version}", close=True)  # noqa: TRY301
             if len(headers) > limits.headers:
                 told = f"a request may have {limits.headers} header fields, got {len(headers)}"
                 raise Refusal(431, "HeadersTooLarge", told, close=True)  # noqa: TRY301 - one way out for all refusals
             if self._head_bytes + self._fed > limits.header_bytes:
                 self._check_size(headers)
-            http11 = parser.get_http_version() == "1.1"
-            keep_alive = http11 and parser.should_keep_alive() and not self._stopping
-            head = read_head(method, self._url, headers, http11=http11, keep_alive=keep_alive)
+            head = read_head(method, self._url, headers, http11=version == "1.1", keep_alive=keep_alive)
             if parser.should_upgrade() and head.chunked:
                 raise Refusal(501, "UpgradeRefused", "an upgrade with a chunked body is refused", close=True)  # noqa: TRY301
             request = self._handler.begin(self, head)
             self._raw_body = (head.length or 0) if parser.should_upgrade() else 0
         except Refusal as refusal:
+            self._broken = refusal.close = refusal.close or not keep_alive
             request = self._handler.refuse(self, refusal, head_only=method == b"HEAD")
         self._receiving = request
         if self._current is None and not self._answer_held and not self._waiting:
             self._current = request
+            self.deadline = self.now + limits.body_seconds
             request.start()
         else:
             self._waiting.append(request)

@@ -214,8 +214,11 @@ class UpstreamConnection(asyncio.Protocol):
             if status == 101:
                 raise UpstreamError("the model server switches to a protocol that nobody asked for")
             return
-        self._in_body = True
         headers = self._headers
+        if self._head_bytes > _HEAD_LIMIT:  # or is it the beginning of the body that came with it?
+            self._head_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
+            self._check_size()
+        self._in_body = True
         has_length = chunked = closes = False
         for name, value in headers:
             if name == b"content-length":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,6 +18,7 @@ import pytest
 import uvloop
 
 from fieldrepair_service.capture import Capture, CaptureLimits
+from fieldrepair_service.client_connection import TrafficLimits
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.logging_policy import LoggingPolicy
 from fieldrepair_service.proxy import Proxy
@@ -93,7 +95,7 @@ class RawUpstream:
                 threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
-        with suppress(OSError), connection, connection.makefile("rb") as stream:
+        with suppress(OSError, ValueError), connection, connection.makefile("rb") as stream:
             count = 0
             while line := stream.readline():
                 headers: list[tuple[str, str]] = []
@@ -154,6 +156,17 @@ class Traffic:
         finally:
             connection.close()
 
+    def talk(self, *pieces: bytes) -> bytes:
+        """Send bytes as they are, say that this was all, and give everything that comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+            received = b""
+            with suppress(ConnectionError):
+                for piece in pieces:
+                    client.sendall(piece)
+                while some := client.recv(65536):
+                    received += some
+            return received
+
     def spooled(self, count: int) -> list[Exchange]:
         eventually(lambda: read_counters(self.spool)[0].get(SPOOLED, 0) >= count)
         spool = Spool.attach(self.spool)
@@ -181,7 +194,16 @@ StartTraffic = Callable[..., Traffic]
 def start_traffic(tmp_path: Path) -> Generator[StartTraffic]:
     stops: list[Callable[[], None]] = []
 
-    def start(url: str | None, *, sync: bool = False, limits: UpstreamLimits | None = None, **options: Any) -> Traffic:
+    def start(
+        url: str | None,
+        *,
+        sync: bool = False,
+        limits: UpstreamLimits | None = None,
+        traffic_limits: TrafficLimits | None = None,
+        tls: ssl.SSLContext | None = None,
+        upstream_tls: ssl.SSLContext | None = None,
+        **options: Any,
+    ) -> Traffic:
         listener = socket.create_server(("127.0.0.1", 0))
         stats = TrafficStats()
         ready = threading.Event()
@@ -189,13 +211,19 @@ def start_traffic(tmp_path: Path) -> Generator[StartTraffic]:
         server: list[TrafficServer] = []
 
         async def serve() -> None:
-            upstreams = Upstreams(limits or UpstreamLimits())
+            upstreams = Upstreams(limits or UpstreamLimits(), tls=upstream_tls)
             spool = tmp_path / f"spool-{len(stops)}.db"
             capture = Capture(spool, CaptureLimits(), sync=sync, on_new_spool=lambda: None)
             if url is not None:
                 await upstreams.switch(url, "fashion", "1")
-            proxy = Proxy(upstreams, capture, stats, policy=LoggingPolicy(**options))
-            server.append(TrafficServer(proxy, drain_seconds=0))
+            proxy = Proxy(
+                upstreams,
+                capture,
+                stats,
+                policy=LoggingPolicy(**options),
+                limits=traffic_limits or TrafficLimits(),
+            )
+            server.append(TrafficServer(proxy, drain_seconds=0, tls=tls))
             port = listener.getsockname()[1]
             traffic.append(Traffic(port, upstreams, capture, stats, spool, asyncio.get_running_loop()))
             ready.set()
