@@ -24,6 +24,7 @@ from fieldrepair_service.api_models import (
     TaskView,
     WindowView,
 )
+from fieldrepair_service.api_schema import api_schema
 from fieldrepair_service.body_limit import limited_route
 from fieldrepair_service.case_book import CaseBook, CaseState, Task
 from fieldrepair_service.errors import Conflict
@@ -224,6 +225,11 @@ def case_router(book: CaseBook, field_log: FieldLog) -> APIRouter:
     def list_streams() -> list[StreamView]:
         """Model versions the monitor follows, and how far it has come."""
         return [StreamView.model_validate(checkpoint) for checkpoint in book.checkpoints()]
+
+    @router.get("/openapi.json", include_in_schema=False)
+    def openapi(request: Request) -> dict[str, Any]:
+        """The schema of this API."""
+        return api_schema(request.app)
 
     router.include_router(label_exchange_router(book, inputs, field_log))
     return router
