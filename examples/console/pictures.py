@@ -28,9 +28,9 @@ def digits() -> tuple[Pictures, npt.NDArray[np.int64]]:
 def badly_lit(pictures: Pictures, seed: int) -> Pictures:
     """The same with a gradient of light, less contrast and noise."""
     random = np.random.default_rng(seed)
-    light = np.linspace(0.75, 0.0, 8, dtype=np.float32)[np.newaxis, np.newaxis, np.newaxis, :]
-    noise = random.normal(0, 0.06, pictures.shape).astype(np.float32)
-    return np.clip(0.45 * pictures + light * 0.7 + noise, 0, 1).astype(np.float32)
+    light = np.linspace(0.6, 0.0, 8, dtype=np.float32)[np.newaxis, np.newaxis, np.newaxis, :]
+    noise = random.normal(0, 0.03, pictures.shape).astype(np.float32)
+    return np.clip(0.6 * pictures + light * 0.6 + noise, 0, 1).astype(np.float32)
 
 
 def pairs_png(above: Pictures, below: Pictures) -> bytes:

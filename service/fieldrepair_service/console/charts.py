@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 
 from fieldrepair_service.case_book import DriftEvent, WindowRecord
 
-WIDTH, HEIGHT = 720, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 26
+WIDTH, HEIGHT = 960, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 78, 24, 26
 _MOST_TICKS = 5
 
 

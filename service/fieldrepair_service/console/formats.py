@@ -41,6 +41,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f} %"
 
 
+def points(share: float) -> str:
+    """A change of a share in percentage points, with its sign."""
+    return f"{100 * share:+.1f} points"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number with so many significant digits; whole numbers in full with thin groups; a dash for None."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -67,6 +72,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "percent": percent,
     "number": number,
+    "points": points,
     "quoted": quoted,
 }
 FUNCTIONS: dict[str, Callable[..., Any]] = {"plural": plural}
