@@ -22,6 +22,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from fieldrepair_service.errors import RowsNotFound, StoreError
+from fieldrepair_service.field_log_compaction import TARGET_BYTES, Run, rows_of, small_runs
 from fieldrepair_service.field_log_files import (
     SKIP_BY,
     DataFile,
@@ -284,13 +285,41 @@ class FieldLog:
             actions = pa.table(table.get_add_actions(flatten=True))
         return sum(actions.column("size_bytes").to_pylist())
 
-    def compact(self) -> None:
-        """Merge small files into large ones; readers' cursors stay valid. Giving way to another writer is no error."""
+    def compact(self, writer: str | None = None) -> int:
+        """Merge small files into larger ones, each writer's by themselves; readers' cursors stay valid.
+
+        Where another process was first with the same files, it gives way: those stay as they are until the next time.
+
+        Args:
+            writer: merge the files of this writer alone; None: of each.
+
+        Returns:
+            How many merges were made.
+
+        Raises:
+            StoreError: if the table cannot be read or written.
+        """
+        _, files = self._files()
+        merged = 0
+        for run in small_runs(files):
+            if writer is None or run.writer == writer:
+                merged += self._merge(run)
+        return merged
+
+    def _merge(self, run: Run) -> bool:
         with self._current() as table:
             try:
-                table.optimize.compact()
+                write_deltalake(
+                    table,
+                    rows_of(cast(ds.Dataset, table.to_pyarrow_dataset()), run),
+                    mode="overwrite",
+                    predicate=run.predicate,
+                    target_file_size=TARGET_BYTES,
+                )
             except CommitFailedError as error:
-                logger.info("compaction of the field log gave way to another process: %s", error)
+                logger.info("merging files of the field log gave way to another process: %s", error)
+                return False
+        return True
 
     def vacuum(self, older_than: timedelta = timedelta(days=7)) -> int:
         """Delete files that no current row is in and that are older than ``older_than``; returns how many."""
@@ -304,7 +333,8 @@ class FieldLog:
         Whole partitions go, so no file is rewritten, and rows that are being appended meanwhile are not touched.
         """
         with self._current() as table:
-            return int(table.delete(f"date < '{day.isoformat()}'")["num_deleted_rows"])
+            done = table.delete(f"date < '{day.isoformat()}'")
+        return int(done["num_deleted_rows"])
 
     def claim(self, task: str, round_number: int) -> bool:
         """Whether this process is the one to do round ``round_number`` of a task that one process is to do.
@@ -344,6 +374,6 @@ class FieldLog:
             action = known[fragment.path]
             low = {name: action.get(f"min.{name}") for name in SKIP_BY}
             high = {name: action.get(f"max.{name}") for name in SKIP_BY}
-            files.append(DataFile(fragment, low, high))
+            files.append(DataFile(fragment, str(action["partition.date"]), int(action["size_bytes"]), low, high))
         files.sort(key=lambda file: (file.first("timestamp_ms"), file.first("seq")))
         return dataset, files

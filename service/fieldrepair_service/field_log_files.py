@@ -22,6 +22,9 @@ class DataFile:
     """One data file of a snapshot, and what the Delta log knows of the rows in it (None: unknown)."""
 
     fragment: ds.FileFragment
+    date: str
+    """Its partition."""
+    size_bytes: int
     low: Mapping[str, str | int | None]
     high: Mapping[str, str | int | None]
 

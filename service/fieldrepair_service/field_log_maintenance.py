@@ -38,22 +38,23 @@ class Upkeep:
 class Maintenance:
     """The upkeep of one table by one of its writers."""
 
-    def __init__(self, log: FieldLog, upkeep: Upkeep, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, log: FieldLog, upkeep: Upkeep, writer: str, clock: Callable[[], float] = time.time) -> None:
         self._log = log
+        self._writer = writer
         self._upkeep = upkeep
         self._clock = clock
         self._commits = 0
         self._next_look = 0.0
 
     def committed(self) -> None:
-        """One more commit of this writer; merges small files when enough of them have come together.
+        """One more commit of this writer; merges its small files when enough of them have come together.
 
         Raises:
             StoreError: if the table cannot be read or written.
         """
         self._commits += 1
         if self._upkeep.compact_every and self._commits % self._upkeep.compact_every == 0:
-            self._log.compact()
+            self._log.compact(self._writer)
 
     def look(self) -> None:
         """Once a day, if no other writer was first: take out the days that are over, and delete files nobody needs.

@@ -160,7 +160,7 @@ def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *
                 if log is None or shipper is None:
                     log = FieldLog.open(options.field_log)
                     shipper = Shipper(spool, log)
-                    maintenance = Maintenance(log, options.upkeep)
+                    maintenance = Maintenance(log, options.upkeep, spool.writer)
                 shipper.ship(options.flush_exchanges, careful=careful)
             except StoreError as error:
                 pause = min(max(2 * pause, 0.5), _LONGEST_PAUSE)

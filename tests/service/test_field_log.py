@@ -299,7 +299,12 @@ def test_a_table_of_a_later_version_still_takes_rows(tmp_path: Path) -> None:
     DeltaTable(tmp_path / "log").alter.add_columns(later.fields)
     log = FieldLog.open(tmp_path / "log")
     log.append(make_rows("a", [1]), writer="a", last_seq=1)
-    assert log.read_after({}, limit=9).to_table().equals(make_rows("a", [1]))
+    future = make_rows("a", [2]).append_column("of_the_future", pa.array(["x", "y"]))
+    write_deltalake(DeltaTable(tmp_path / "log"), future, mode="append")
+    assert log.compact() == 1
+    assert log.read_after({}, limit=9).to_table().equals(make_rows("a", [1, 2]))
+    kept = DeltaTable(tmp_path / "log").to_pyarrow_dataset().to_table(columns=["of_the_future"])
+    assert sorted(str(value) for value in kept.column(0).to_pylist()) == ["None", "None", "x", "y"]
 
 
 def test_batches_are_bounded_and_chosen(log: FieldLog) -> None:
