@@ -1,7 +1,7 @@
 """What the drift benchmark measures on: features of an image case or of the electricity market, computed once.
 
-The validation part is split in half. One half is what the monitor would be handed over (reference and labels); unchanged
-traffic is drawn from the other half, which neither a detector nor an estimate has seen.
+The validation part is split. Two thirds are what the monitor would be handed over (reference and labels); unchanged
+traffic is drawn from the other third, which neither a detector nor an estimate has seen.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class DriftCase:
         return self.validation.features.rows is not None
 
     def split(self, seed: int, reference_size: int) -> tuple[Labelled, Labelled]:
-        """Reference and unchanged traffic: halves of the validation part, the first of at most ``reference_size``."""
+        """Reference (two thirds of the validation part, at most ``reference_size``) and unchanged traffic (a third)."""
         order = np.random.default_rng([seed, len(self.validation)]).permutation(len(self.validation))
-        half = len(order) // 2
-        return self.validation.take(order[:half][:reference_size]), self.validation.take(order[half:])
+        end = 2 * len(order) // 3
+        return self.validation.take(order[:end][:reference_size]), self.validation.take(order[end:])
 
 
 def load_drift_case(path: Path, models: Path) -> DriftCase:

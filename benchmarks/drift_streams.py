@@ -48,16 +48,17 @@ def shifted(case: DriftCase) -> DriftStream:
 
 
 def ramp(case: DriftCase, traffic: Labelled, seed: int) -> DriftStream:
-    """Windows whose share of shifted inputs grows evenly from 0 to 100 %."""
+    """Windows whose share of shifted inputs grows evenly from 0 to 100 %; within a window, no input twice."""
     generator = np.random.default_rng([seed, 3])
     pool = Labelled(
         joined([traffic.features, case.shifted.features]), np.concatenate([traffic.labels, case.shifted.labels])
     )
     shares = np.linspace(0.0, 1.0, RAMP_WINDOWS)
     windows: list[npt.NDArray[np.int64]] = []
+    size = min(WINDOW, len(traffic))
     for share in shares:
-        new = round(share * WINDOW)
-        old = generator.choice(len(traffic), WINDOW - new, replace=False)
+        new = round(share * size)
+        old = generator.choice(len(traffic), size - new, replace=False)
         windows.append(
             np.concatenate([old, len(traffic) + generator.choice(len(case.shifted), new, replace=False)]).astype(
                 np.int64

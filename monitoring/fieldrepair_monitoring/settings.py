@@ -49,7 +49,7 @@ class MonitorSettings(RegistrySettings):
 
     window_size: int = Field(default=100, ge=10)
     """Field inputs that are judged together. Only full windows are judged."""
-    detectors: str = "mmd"
+    detectors: str = "mmd,uncertainty"
     """How windows are compared with the reference: one name, or several with commas between them. mmd, lsdd,
     learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty and frouros_ks at class scores; context_mmd
     at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), tabular is our own, all others
@@ -68,7 +68,7 @@ class MonitorSettings(RegistrySettings):
     them stay below); it matters for windows of several thousand, which see differences that are there and mean nothing."""
     drift_calibration_windows: int = Field(default=2000, ge=100)
     """Windows drawn from the reference to learn what chance does; more than the number of detectors / drift_p_value."""
-    drift_reference_size: int = Field(default=1000, ge=50)
+    drift_reference_size: int = Field(default=2000, ge=50)
     """At most so many reference inputs, drawn at random, stand for each world."""
     drift_confirmations: int = Field(default=2, ge=1)
     """Drifted windows among the last drift_confirmation_windows that make a shift."""

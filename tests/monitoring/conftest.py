@@ -180,6 +180,7 @@ def settings(tmp_path: Path) -> Callable[..., MonitorSettings]:
             "state_dir": tmp_path / "state",
             "window_size": 50,
             "poll_seconds": 0.05,
+            "detectors": "mmd",
             "drift_calibration_windows": 500,
             "monitor_threads": 1,
             "monitor_metrics_port": 0,

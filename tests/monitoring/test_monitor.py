@@ -216,6 +216,45 @@ def test_the_detector_stands_on_held_out_inputs(
     assert fitted == [400, 200, 150]
 
 
+def test_several_detectors_make_one_decision(
+    digits: Digits, field: FieldWriter, settings: MakeSettings, log: FieldLog, book: CaseBook
+) -> None:
+    field.write(digits.field_x[:150])
+    field.write(turned(digits.field_x[150:250]))
+    chosen = settings(detectors="mmd,uncertainty", drift_calibration_windows=600)
+    Monitor(chosen, log, book, MonitorMetrics()).round()
+    windows = book.windows("digits", "1")
+    assert [window.drifted for window in windows] == [False] * 3 + [True] * 2
+    for window in windows:
+        assert window.scores is not None
+        assert set(window.scores) == {"mmd", "uncertainty"}
+        assert window.detector in window.scores
+        score = window.scores[window.detector]
+        assert isinstance(score, dict)
+        assert (score["statistic"], score["effect_size"]) == (window.statistic, window.effect_size)
+        assert window.p_value == pytest.approx(min(2 * score["p_value"], 1.0)), "adjusted for two detectors"
+        assert window.accuracy_low is not None
+        assert window.accuracy_high is not None
+        assert window.estimated_accuracy is not None
+        assert window.accuracy_low <= window.estimated_accuracy <= window.accuracy_high
+    assert len(book.events()) == 1
+
+
+def test_no_new_event_while_it_cools_down(
+    digits: Digits, field: FieldWriter, settings: MakeSettings, log: FieldLog, book: CaseBook
+) -> None:
+    """Shift, calm for three windows, and the shift again."""
+    field.write(turned(digits.field_x[:100]))
+    field.write(digits.field_x[100:250])
+    field.write(turned(digits.field_x[250:350]))
+    Monitor(settings(drift_cooldown_seconds=3600), log, book, MonitorMetrics()).round()
+    [event] = book.events()
+    assert event.ended_ms is not None
+    field.write(turned(digits.field_x[350:400]))
+    Monitor(settings(), log, book, MonitorMetrics()).round()
+    assert len(book.events()) == 2, "it is still there when nothing holds it back any more"
+
+
 def test_a_change_of_detector_is_recorded_and_carries_on(
     digits: Digits, field: FieldWriter, settings: MakeSettings, log: FieldLog, book: CaseBook
 ) -> None:
