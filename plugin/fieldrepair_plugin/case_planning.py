@@ -14,7 +14,6 @@ from fieldrepair_plugin.embedding_map import ATTACHMENT, embedding_map
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.field_pool import FieldPool, Key, count_inputs, gather, split
 from fieldrepair_plugin.ground_truth import known_labels
-from fieldrepair_plugin.hybrid import select_exemplars
 from fieldrepair_plugin.progress import Progress
 from fieldrepair_plugin.randomness import derive_seed
 from fieldrepair_plugin.recipe import HybridSettings
@@ -22,6 +21,7 @@ from fieldrepair_plugin.reference_examples import attach_examples
 from fieldrepair_plugin.repair_run import prepare_run
 from fieldrepair_plugin.repairable import RepairableModel, TrainingSet
 from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_plugin.strategies import strategy_named
 from fieldrepair_service.case_book import Case, CaseBook, NewTask, Purpose
 from fieldrepair_service.field_log import FieldLog
 
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 def repair_settings(settings: WorkerSettings, seed: int) -> HybridSettings:
     """The engine's settings as the worker's say."""
-    return HybridSettings(seed=seed, epochs=settings.epochs)
+    return HybridSettings(
+        recipe=settings.recipe, keep_reference=settings.keep_reference, seed=seed, epochs=settings.epochs
+    )
 
 
 def seed_of(case: Case, settings: WorkerSettings) -> int:
@@ -111,20 +113,22 @@ class Planner:
             by_request=parts.by_request,
             seed=seed,
         )
-        budget = min(budget_for(len(pool), self._settings.label_fraction, len(spent)), len(plan.pool))
+        strategy = strategy_named(self._settings.repair_strategy)
+        most = min(budget_for(len(pool), self._settings.label_fraction, len(spent)), len(plan.pool))
+        budget = strategy.labels_wanted(most, len(plan.pool))
         model = RepairableModel(
             load_module(case.model_name, case.model_version).to(self._settings.repair_device),
             handover.input,
             handover.embedding_layer,
             handover.output,
         )
-        selection = select_exemplars(
+        selection = strategy.select(
             model,
             training_set(handover),
             pool.x[adaptation],
-            budget,
+            most,
             repair_settings(self._settings, seed),
-            progress,
+            progress=progress,
         )
         files = CaseFiles.of(self._settings.cases_dir, case)
         plan.save(files.plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,12 @@ from fieldrepair_plugin.case_planning import repair_settings, training_set
 from fieldrepair_plugin.case_progress import CaseProgress
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.field_pool import Key, read_inputs
-from fieldrepair_plugin.hybrid import train
-from fieldrepair_plugin.interpolation import KeepReference, interpolate
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.registration import Candidate, Labelled, find_registered, register_candidate, set_candidate
 from fieldrepair_plugin.repair_run import RepairRun, fetch_plan, repair_run
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served
 from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_plugin.strategies import strategy_named
 from fieldrepair_plugin.training import RepairResult
 from fieldrepair_service.case_book import Case, CaseBook, CaseState, Purpose
 from fieldrepair_service.errors import InputError
@@ -98,7 +97,8 @@ class Trainer:
         if not enough:
             return self._book.transition(case.id, CaseState.REJECTED, why, actor="worker")
         task = self._load(case)
-        engine = repair_settings(self._settings, task.plan.seed)
+        # By the recipe that chose the questions, whatever the setting says now: people have answered these.
+        engine = replace(repair_settings(self._settings, task.plan.seed), recipe=task.selection.recipe)
         with repair_run(self._book, case, self._params(task, engine)) as run:
             run.log_field_data(
                 task.pool,
@@ -111,19 +111,18 @@ class Trainer:
                 task.champion, task.handover.input, task.handover.embedding_layer, task.handover.output
             )
             with progress.also(run.log_epoch):
-                result = train(
+                result = strategy_named(task.selection.strategy).train(
                     repairable,
                     training_set(task.handover),
                     task.pool,
                     task.selection,
                     task.labels,
                     engine,
-                    progress,
+                    progress=progress,
                     checkpoint=CaseFiles.of(self._settings.cases_dir, case).checkpoint,
                 )
             run.log_missing_epochs(result)
-            weight = KeepReference(self._settings.keep_reference).weight
-            repaired = interpolate(task.champion, result.module, weight)
+            repaired = result.module
             field, reference = self._predict(task, repaired)
             verdict = judge(
                 field,
@@ -140,7 +139,7 @@ class Trainer:
             return self._decide(task, repaired, verdict, run)
 
     def _enough_labels(self, case: Case) -> tuple[bool, str]:
-        repair = self._book.labels(case.id, Purpose.REPAIR)
+        repair = case.budget == 0 or self._book.labels(case.id, Purpose.REPAIR)
         judged = self._book.labels(case.id, Purpose.ACCEPTANCE, attempt=case.attempt)
         least = self._settings.acceptance_minimum
         if not repair:
@@ -245,7 +244,7 @@ class Trainer:
             "acceptance_size": case.acceptance_size,
             "split_by_request": task.plan.by_request,
             "label_fraction": settings.label_fraction,
-            "keep_reference": settings.keep_reference,
+            "strategy": task.selection.strategy,
             "margin": settings.margin,
             "alpha": settings.alpha,
             **asdict(engine),
@@ -277,15 +276,18 @@ class Trainer:
 def with_earlier(selection: Selection, pool: int, earlier: int) -> Selection:
     """The selection with ``earlier`` more inputs after the pool, which people labelled in an earlier attempt.
 
-    Each speaks for itself only. Their unsmoothness is the highest there is: they learn from their label, never from
-    the model's own answer.
+    They are known, and each speaks for itself only. Their unsmoothness is the highest there is: they learn from their
+    label, never from the model's own answer.
     """
     added = np.arange(pool, pool + earlier, dtype=np.int64)
-    return Selection(
-        exemplars=np.concatenate([selection.exemplars, added]),
-        regions=[*selection.regions, *(added[at : at + 1] for at in range(earlier))],
+    return replace(
+        selection,
+        known=np.concatenate([selection.known, added]),
+        known_regions=[
+            *(selection.known_regions or [selection.known[at : at + 1] for at in range(len(selection.known))]),
+            *(added[at : at + 1] for at in range(earlier)),
+        ],
         unsmoothness=np.concatenate([selection.unsmoothness, np.ones(earlier)]),
-        tau=selection.tau,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ class TextForm:
         chance = torch.rand(shape, generator=generator).to(inputs.device)
         # Of each copy the token with the highest draw stays: a text without a token says nothing.
         is_token = inputs != self._spec.padding
-        last = cast(Tensor, torch.where(is_token, chance, -1.0).argmax(dim=-1, keepdim=True))
+        last = torch.where(is_token, chance, -1.0).argmax(dim=-1, keepdim=True)
         dropped = (chance < settings.severity * _STEP_SHARE).scatter(-1, last, value=False)
         return torch.where(dropped, self._spec.padding, inputs)
 

@@ -43,6 +43,8 @@ class HybridSettings:
     # Step 3, regions.
     min_samples: int = Field(default=3, ge=1)
     """HDBSCAN's min_samples: how dense a neighbourhood must be not to be noise."""
+    density_inputs: int = Field(default=10_000, ge=10)
+    """Most inputs that HDBSCAN looks at; a larger pool is judged by a random sample of this size."""
     region_size: int = Field(default=10, ge=1)
     """Average members of a region."""
 

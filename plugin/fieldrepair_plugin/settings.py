@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,11 @@ class WorkerSettings(RegistrySettings):
     training_attempts: int = Field(default=3, ge=1)
     """Trainings that may fail before a case is rejected."""
 
+    repair_strategy: str = "hybridrepair"
+    """Who chooses what to ask and trains: an installed strategy by name (docs/repair.md lists them). Those that need no
+    labels ask for the acceptance sample only; full is for benchmarks."""
+    recipe: Literal["paper", "default"] = "paper"
+    """How HybridRepair chooses and trains: as the paper says, or by our own recipe (docs/repair.md compares them)."""
     keep_reference: Literal["strict", "balanced", "off"] = "strict"
     """How much of the old world a repair must keep: strict, balanced, or off (only the field matters)."""
     margin: float = Field(default=0.01, gt=0, lt=1)
@@ -97,6 +103,14 @@ class WorkerSettings(RegistrySettings):
     def handover_cache(self) -> Path:
         """Where downloaded hand-overs are kept; shared with the monitor."""
         return self.state_dir.absolute() / "cache" / "handovers"
+
+    @model_validator(mode="after")
+    def _strategy_is_installed(self) -> Self:
+        # By name only: loading them would load torch, which a command's help does not need.
+        names = sorted({each.name for each in entry_points(group="fieldrepair.strategies")} - {"full"})
+        if self.repair_strategy not in names:
+            raise ValueError(f"repair_strategy must be one of {', '.join(names)}; got {self.repair_strategy!r}")
+        return self
 
     @model_validator(mode="after")
     def _pool_holds_both_samples(self) -> Self:

@@ -72,7 +72,8 @@ def test_mixtures_are_made_of_both_and_of_nothing_else() -> None:
     assert ((mixed[:, 2] == inputs[:, 2]) | (mixed[:, 2] == partners[:, 2])).all()
     ones, twos = torch.ones((200, 6), dtype=torch.int64), torch.full((200, 6), 2)
     tokens = TextForm(TEXT).mix(ones, twos, 0.75, seeded())
-    assert set(tokens.unique().tolist()) == {1, 2}
+    assert ((tokens == 1) | (tokens == 2)).all()
+    assert (tokens == 2).any()
     assert float((tokens == 1).double().mean()) == pytest.approx(0.75, abs=0.05)
 
 

@@ -17,9 +17,11 @@ from fieldrepair_plugin.settings import UpSettings, WorkerSettings
         ({"pool_minimum": 150}, r"pool_minimum \(150\) must be at least twice acceptance_size \(100\)"),
         ({"pool_maximum": 400}, r"pool_maximum \(400\) must not be below pool_minimum \(500\)"),
         ({"acceptance_minimum": 101}, r"acceptance_minimum \(101\) must not be above acceptance_size \(100\)"),
+        ({"repair_strategy": "magic"}, "repair_strategy must be one of badge, .*; got 'magic'"),
+        ({"repair_strategy": "full"}, "got 'full'"),
     ],
 )
-def test_contradictions_are_refused(settings: dict[str, int], message: str) -> None:
+def test_contradictions_are_refused(settings: dict[str, int | str], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         WorkerSettings(**settings)  # type: ignore[arg-type]
 

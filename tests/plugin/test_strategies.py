@@ -475,9 +475,8 @@ def test_ssl_strategies_learn_from_all_the_rest_and_the_others_from_labels_only(
 
 
 def test_batch_norm_is_measured_on_the_pool_and_nothing_else_changes(images: World) -> None:
-    result = repair(
-        images.model, images.reference, images.pool, lambda _: np.empty(0), 1, SETTINGS, strategy="bn_adapt"
-    )
+    oracle = BudgetedOracle(images.labels, 0)
+    result = repair(images.model, images.reference, images.pool, oracle, 1, SETTINGS, strategy="bn_adapt")
     given, repaired = weights(images.model.module), weights(result.module)
     changed = {name for name in given if not torch.equal(given[name], repaired[name])}
     assert changed <= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}

@@ -1,0 +1,47 @@
+"""The worker with a strategy of the user's choice: what it asks, and who trains when the answers are in."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow import MlflowClient
+
+from fieldrepair_plugin.exemplars import Selection
+from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_plugin.worker import Worker
+from fieldrepair_service.case_book import CaseState, Purpose
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Field
+
+
+@pytest.mark.parametrize(("strategy", "recipe", "asked"), [("gini", "default", 22), ("bn_adapt", "paper", 0)])
+def test_a_case_is_worked_by_the_strategy_that_chose_its_questions(
+    field: Field, worker_settings: WorkerSettings, strategy: str, recipe: str, asked: int
+) -> None:
+    chosen = worker_settings.model_copy(update={"repair_strategy": strategy, "recipe": recipe, "epochs": 1})
+    field.send(150)
+    case_id = field.open_case()
+
+    def work(settings: WorkerSettings) -> None:
+        worker = Worker(settings, field.book, field.log, worker_id="test", stop=threading.Event())
+        while worker.round():
+            pass
+
+    work(chosen)
+    tasks = field.book.tasks(case_id)
+    assert sum(task.purpose is Purpose.REPAIR for task in tasks) == asked == field.book.case(case_id).budget
+    assert sum(task.purpose is Purpose.ACCEPTANCE for task in tasks) == 40
+    selection = Selection.load(worker_settings.cases_dir / str(case_id) / "attempt-1" / "selection.npz")
+    assert (selection.strategy, selection.recipe) == (strategy, recipe)
+    # Meanwhile somebody has changed the setting: the answers belong to what asked for them.
+    field.answer(case_id)
+    work(worker_settings.model_copy(update={"epochs": 1}))
+    case = field.book.case(case_id)
+    assert case.state in (CaseState.ACCEPTED, CaseState.REJECTED), case.note
+    assert "error" not in (case.reason or "")
+    run = MlflowClient().get_run(case.run_id or "")
+    assert (run.data.params["strategy"], run.data.params["recipe"]) == (strategy, recipe)
+    assert run.data.metrics["labels_used"] == asked
