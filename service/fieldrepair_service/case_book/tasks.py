@@ -141,21 +141,22 @@ class Tasks(Cases):
             answers = session.scalars(select(AnswerRow).join(TaskRow).where(*double).order_by(AnswerRow.id)).all()
             return agreement_of([convert.to_task(row) for row in tasks], [convert.to_answer(row) for row in answers])
 
-    def answered_by(self, case_id: int, labeller: str) -> int:
-        """How many tasks of the case's present attempt this labeller has answered.
+    def answered_by(self, case_id: int, labeller: str) -> tuple[int, int]:
+        """How many tasks of the case's present attempt this labeller has answered; how many of these are still open.
 
         Raises:
             NotInCaseBook: if there is no such case.
         """
         with self._database.reading() as session:
             case = read_case(session, case_id)
-            answered = (
-                select(func.count())
-                .select_from(AnswerRow)
-                .join(TaskRow)
+            by_state = (
+                select(TaskRow.state, func.count())
+                .join(AnswerRow)
                 .where(TaskRow.case_id == case_id, TaskRow.attempt == case.attempt, AnswerRow.labeller == labeller)
+                .group_by(TaskRow.state)
             )
-            return session.scalar(answered) or 0
+            counts: dict[str, int] = dict(list(session.execute(by_state)))
+        return sum(counts.values()), counts.get(str(TaskState.OPEN), 0)
 
     def following(self, task: Task, *, limit: int) -> list[tuple[str, int]]:
         """The field inputs of the open tasks behind this one: what labellers will look at next."""

@@ -22,7 +22,7 @@ from fieldrepair_service.examples import EXAMPLES, ExampleIndex, example_name
 from fieldrepair_service.stores import Stores
 
 if TYPE_CHECKING:
-    from fieldrepair_service.case_book import Case, CaseBook
+    from fieldrepair_service.case_book import Case, CaseBook, Task
 
 SEARCH_FROM = 11
 """Classes from which on there is a search box."""
@@ -54,32 +54,27 @@ def labelling_router(pages: Pages, stores: Stores) -> APIRouter:
         verdict: Annotated[Literal["skip", "not_sure", "undo", "later"] | None, Form()] = None,
     ) -> Response:
         book = stores.book
-        after: int | None = None
-        said = ""
+        stored = False
+        after: int | None = None  # goes on behind what was answered, so that what was put off comes at the end
         try:
             if verdict == "undo":
                 said = _undo(book, case_id, visitor)
-            elif book.task(task_id).case_id != case_id:
-                raise HTTPException(404, f"case {case_id} has no task {task_id}")
-            elif verdict == "later":
-                after, said = book.task(task_id).position, "Put off; it comes back at the end."
-            elif verdict is not None:
-                book.skip(
-                    task_id, visitor.name, not_sure=verdict == "not_sure", source="console", role=str(visitor.role)
-                )
-                said = "Noted as not sure." if verdict == "not_sure" else "Skipped."
-            elif label is None:
-                raise HTTPException(422, "an answer needs a label or a verdict")
             else:
-                book.submit(task_id, label, visitor.name, source="console", role=str(visitor.role))
-                said = f"Labelled {book.case(case_id).class_names[label]}."
+                task = book.task(task_id)
+                if task.case_id != case_id:
+                    raise HTTPException(404, f"case {case_id} has no task {task_id}")
+                after = task.position
+                said = _answer(book, task, label, verdict, visitor)
+            stored = True
         except AlreadyLabelled as error:
             said = f"Somebody was first: {error.labeller} labelled it {error.class_name}."
         except Conflict as error:  # the case went on meanwhile, or there is nothing to take back
             said = f"Not stored: {error}."
-        if request.headers.get(_FRAGMENT) or after is not None or not said.startswith(("Labelled", "Skipped", "Noted")):
-            return answer_page(request, case_id, visitor, after=after, said=said)
-        return RedirectResponse(f"/label/{case_id}", 303)
+        if stored and request.headers.get(_FRAGMENT) is None:
+            # A plain form: loading the page again must not send it again. The next task is this labeller's already.
+            book.next_task(case_id, visitor.name, after=after)
+            return RedirectResponse(f"/label/{case_id}", 303)
+        return answer_page(request, case_id, visitor, after=after, said=said)
 
     def answer_page(
         request: Request, case_id: int, visitor: Visitor, *, after: int | None = None, said: str = ""
@@ -90,10 +85,12 @@ def labelling_router(pages: Pages, stores: Stores) -> APIRouter:
         task = book.next_task(case_id, visitor.name, after=after)
         only_task = request.headers.get(_FRAGMENT) is not None
         last = book.last_answer(case_id, visitor.name)
+        mine, answered_open = book.answered_by(case_id, visitor.name)
         context: dict[str, object] = {
             "case": case,
             "counts": book.task_counts(case_id),
-            "mine": book.answered_by(case_id, visitor.name),
+            "mine": mine,
+            "answered_open": answered_open,
             "agreement": book.agreement(case_id),
             "task": task,
             "view": None if task is None else view_task(stores, case, task),
@@ -116,6 +113,20 @@ def labelling_router(pages: Pages, stores: Stores) -> APIRouter:
         return Response(found.content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     return router
+
+
+def _answer(book: CaseBook, task: Task, label: int | None, verdict: str | None, visitor: Visitor) -> str:
+    """Store an answer; says what was done."""
+    role = str(visitor.role)
+    if verdict == "later":
+        return "Put off; it comes back at the end."
+    if verdict is not None:
+        book.skip(task.id, visitor.name, not_sure=verdict == "not_sure", source="console", role=role)
+        return "Noted as not sure." if verdict == "not_sure" else "Skipped."
+    if label is None:
+        raise HTTPException(422, "an answer needs a label or a verdict")
+    book.submit(task.id, label, visitor.name, source="console", role=role)
+    return f"Labelled {book.case(task.case_id).class_names[label]}."
 
 
 def _undo(book: CaseBook, case_id: int, visitor: Visitor) -> str:
