@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -173,7 +173,7 @@ def _work(
 ) -> None:
     """The child: decode, report, never come back."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, in whatever library it is
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb << 20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb << 20, limits.memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     status = 1
     try:
@@ -190,7 +190,7 @@ def _decode_all(
     targets: dict[str, Target], numbers: range, seed: int, limits: Limits, position: mmap.mmap, reports: IO[str]
 ) -> None:
     names = list(targets)
-    report: dict[str, object] = {}
+    report: dict[str, list[dict[str, object]]] = {}
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in names}
     for number in numbers:
         name = names[number % len(names)]
@@ -200,10 +200,10 @@ def _decode_all(
             outcome = targets[name](random.Random(seed * 1_000_000_007 + number))  # noqa: S311 - no secrets here
             outcomes[name][outcome] += 1
         except MemoryError:
-            report.setdefault("memory", []).append({"body": number, "target": name})  # type: ignore[attr-defined]
+            report.setdefault("memory", []).append({"body": number, "target": name})
         except Exception:  # noqa: BLE001 - that is what is looked for
             found = {"body": number, "target": name, "error": traceback.format_exc(limit=-3)}
-            report.setdefault("wrong", []).append(found)  # type: ignore[attr-defined]
+            report.setdefault("wrong", []).append(found)
         if report or number % _REPORT_EVERY == 0 or number == numbers[-1]:
             signal.setitimer(signal.ITIMER_PROF, 0)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -212,12 +212,12 @@ def _decode_all(
             report, outcomes = {}, {each: Counter() for each in names}
 
 
-def _add(findings: Findings, report: dict[str, object]) -> None:
-    for name, outcomes in report["outcomes"].items():  # type: ignore[attr-defined]  # as written just above
+def _add(findings: Findings, report: dict[str, Any]) -> None:
+    for name, outcomes in report["outcomes"].items():
         findings.outcomes[name].update(outcomes)
-    findings.peak_rss_mb = max(findings.peak_rss_mb, int(report["peak_rss_mb"]))  # type: ignore[call-overload]
-    findings.memory.extend(report.get("memory", []))  # type: ignore[arg-type]
-    findings.wrong.extend(report.get("wrong", []))  # type: ignore[arg-type]
+    findings.peak_rss_mb = max(findings.peak_rss_mb, report["peak_rss_mb"])
+    findings.memory.extend(report.get("memory", []))
+    findings.wrong.extend(report.get("wrong", []))
 
 
 def _name_of(targets: dict[str, Target], number: int) -> str:

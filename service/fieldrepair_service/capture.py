@@ -12,11 +12,12 @@ import logging
 import sqlite3
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import TypeAlias
 
 from fieldrepair_service.drops import (
     CAPTURE_REASONS,
@@ -38,7 +39,11 @@ _GATHER_SECONDS = 0.05
 _IDLE_SECONDS = 1.0
 _SYNC_PATIENCE = 2.0
 _GROUP_EXCHANGES = 2_000
+_PREPARED_EXCHANGES = 50  # preparing takes time, in which nothing is committed
 _GROUP_BYTES = 64 << 20
+
+
+Prepare: TypeAlias = Callable[[Sequence[Exchange]], list[Exchange]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ class CaptureLimits:
 @dataclass(slots=True)
 class _Waiting:
     exchange: Exchange
+    size: int
+    """Of its bodies when it came."""
     spooled: asyncio.Future[bool] | None = None
+    prepared: bool = False
 
 
 @dataclass
@@ -82,7 +90,15 @@ class CaptureCounts:
 class Capture:
     """Takes exchanges on the traffic event loop and commits them to the spool on a thread of its own."""
 
-    def __init__(self, path: Path, limits: CaptureLimits, *, sync: bool, on_new_spool: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: CaptureLimits,
+        *,
+        sync: bool,
+        on_new_spool: Callable[[], None],
+        prepare: Prepare | None = None,
+    ) -> None:
         """Start the thread.
 
         Args:
@@ -90,8 +106,11 @@ class Capture:
             limits: how much may wait.
             sync: whether :meth:`offer` gives a future to wait for, and each commit waits for the disk.
             on_new_spool: called, on the thread, when a damaged spool was replaced by a new one.
+            prepare: called, on the thread, with exchanges that are about to be stored; gives as many, in order, to be
+                stored in their place. Must not raise.
         """
         self._path = path
+        self._prepare = prepare
         self._limits = limits
         self.sync = sync
         self._on_new_spool = on_new_spool
@@ -131,7 +150,7 @@ class Capture:
             self._refused[self._trouble.reason or QUEUE_FULL] += 1
             return None
         self._offered_bytes += size
-        waiting = _Waiting(exchange)
+        waiting = _Waiting(exchange, size)
         if self.sync and self._trouble.reason:
             self._late_sync += 1  # serving wins: nobody waits for a disk that is known not to take anything
         elif self.sync:
@@ -217,6 +236,7 @@ class Capture:
                 self._lost[SPOOL_FULL] += len(group)
                 self._release(group, on_disk=False)
                 return True
+            self._prepare_all(group)
             counts = self._unsaved()
             began = perf_counter()
             spool.write([waiting.exchange for waiting in group], counts)
@@ -236,10 +256,20 @@ class Capture:
         self._release(group, on_disk=True)
         return True
 
+    def _prepare_all(self, group: list[_Waiting]) -> None:
+        """Put what may be stored in the place of what came; once, however often the spool does not take it."""
+        fresh = [waiting for waiting in group if not waiting.prepared]
+        if self._prepare is None or not fresh:
+            return
+        for waiting, exchange in zip(fresh, self._prepare([each.exchange for each in fresh]), strict=True):
+            waiting.exchange = exchange
+            waiting.prepared = True
+
     def _front(self) -> tuple[list[_Waiting], int]:
         group: list[_Waiting] = []
         size = 0
-        for waiting in list(islice(self._queue, _GROUP_EXCHANGES)):
+        most = _GROUP_EXCHANGES if self._prepare is None else _PREPARED_EXCHANGES
+        for waiting in list(islice(self._queue, most)):
             if group and size + waiting.exchange.size > _GROUP_BYTES:
                 break
             group.append(waiting)
@@ -249,7 +279,7 @@ class Capture:
     def _take(self, group: list[_Waiting]) -> None:
         for waiting in group:
             self._queue.popleft()
-            self._taken_bytes += waiting.exchange.size
+            self._taken_bytes += waiting.size
 
     def _release(self, group: list[_Waiting], *, on_disk: bool) -> None:
         """Tell those who wait. They wait on the event loop, which may be gone by now."""

@@ -17,6 +17,7 @@ from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.field_log_maintenance import Maintenance, Upkeep
 from fieldrepair_service.flush_stats import FlushStats
 from fieldrepair_service.protocols import DECODERS
+from fieldrepair_service.redaction import decode_redacted
 from fieldrepair_service.rows import to_rows
 from fieldrepair_service.spool import Spool, Spooled
 
@@ -106,7 +107,8 @@ class Shipper:
         decoder = DECODERS.get(exchange.protocol)
         if decoder is None:
             raise DecodeError(f"no decoder for protocol {exchange.protocol!r}", reason=drops.UNKNOWN_PROTOCOL)
-        rows, left_out = to_rows(self._spool.writer, seq, exchange, decoder.decode(exchange))
+        decoded = decode_redacted(exchange) if exchange.redaction else decoder.decode(exchange)
+        rows, left_out = to_rows(self._spool.writer, seq, exchange, decoded)
         counts = Counter({drops.ROW_DROPPED + reason: count for reason, count in left_out.items()})
         counts[drops.ROWS_DECODED] = rows.num_rows + left_out.total()
         counts[drops.ROWS_LOGGED] = rows.num_rows

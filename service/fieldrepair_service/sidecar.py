@@ -22,6 +22,7 @@ from fieldrepair_service.last_upstream import LastUpstream
 from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
+from fieldrepair_service.redactor_process import RedactorProcess, check_redactor
 from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
@@ -47,6 +48,8 @@ def run_sidecar(settings: SidecarSettings) -> None:
     if settings.upstream is not None:
         normalise_upstream(settings.upstream)
     _raise_file_limit()
+    if settings.redactor is not None:
+        check_redactor(settings.redactor)
     with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
@@ -85,11 +88,13 @@ class _Sidecar:
             await self._upstreams.switch(settings.upstream, settings.model_name, settings.model_version)
         elif (last := self._last_upstream.read()) is not None:
             await self._upstreams.switch(*last)
+        redactor = None if settings.redactor is None else RedactorProcess(settings.redactor, settings.redactor_timeout)
         capture = Capture(
             self._spool,
             CaptureLimits(settings.queue_exchanges, settings.queue_bytes, settings.spool_max_bytes),
             sync=settings.durability == "sync",
             on_new_spool=self._restart_shipper,
+            prepare=None if redactor is None else redactor.redact,
         )
         self._shipper = ShipperProcess(settings.shipper_options(self._spool), on_damaged_spool=capture.check_spool)
         control_server = ControlServer(
@@ -119,6 +124,8 @@ class _Sidecar:
         finally:
             await self._upstreams.close()
             await asyncio.to_thread(capture.close)
+            if redactor is not None:
+                redactor.close()
             await asyncio.to_thread(self._shipper.stop, settings.ship_seconds + 1)
             control_server.stop()  # last, so that the numbers can be read to the end
             logger.info("stopped")

@@ -278,7 +278,7 @@ def test_a_table_of_an_older_version_gets_its_new_columns_and_keeps_its_rows(tmp
         commit_properties=CommitProperties(app_transactions=[Transaction("a", 2)]),
     )
     with ThreadPoolExecutor(4) as pool:  # several sidecars start on the new version at once
-        logs = list(pool.map(lambda _: FieldLog.open(tmp_path / "log"), range(4)))
+        logs = list(pool.map(FieldLog.open, [tmp_path / "log"] * 4))
     rows = logs[0].read_after({}, limit=10)
     assert rows.to_table().schema == FIELD_LOG_SCHEMA
     assert without_later_columns(rows.to_table()).equals(old)
@@ -303,8 +303,8 @@ def test_a_table_of_a_later_version_still_takes_rows(tmp_path: Path) -> None:
     write_deltalake(DeltaTable(tmp_path / "log"), future, mode="append")
     assert log.compact() == 1
     assert log.read_after({}, limit=9).to_table().equals(make_rows("a", [1, 2]))
-    kept = DeltaTable(tmp_path / "log").to_pyarrow_dataset().to_table(columns=["of_the_future"])
-    assert sorted(str(value) for value in kept.column(0).to_pylist()) == ["None", "None", "x", "y"]
+    kept: pa.Table = DeltaTable(tmp_path / "log").to_pyarrow_table(columns=["of_the_future"])
+    assert sorted(map(str, kept.column(0).to_pylist())) == ["None", "None", "x", "y"]
 
 
 def test_batches_are_bounded_and_chosen(log: FieldLog) -> None:
@@ -321,7 +321,7 @@ def test_batches_are_bounded_and_chosen(log: FieldLog) -> None:
 def test_one_process_claims_a_round(tmp_path: Path) -> None:
     logs = [FieldLog.open(tmp_path / "log") for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(lambda log: log.claim("maintenance", 7), logs)) == 1
+        assert sum(pool.map(FieldLog.claim, logs, ["maintenance"] * 4, [7] * 4)) == 1
     assert not logs[0].claim("maintenance", 7)
     assert logs[0].claim("maintenance", 8)
     assert logs[0].count() == 0

@@ -69,7 +69,7 @@ def s3_table(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     }.items():
         monkeypatch.setenv(name, value)
     bucket = f"bucket-{time.monotonic_ns()}"
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)  # pyright: ignore[reportUnknownMemberType]
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)
     return f"s3://{bucket}/log"
 
 

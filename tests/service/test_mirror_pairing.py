@@ -14,7 +14,7 @@ from fieldrepair_service.mirror.pairing import DUPLICATE, EXPIRED, NO_ROOM, STOP
 TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def headers(kind: str = "request", **changes: str | None) -> list[tuple[bytes, bytes]]:
+def headers(kind: str | None = "request", **changes: str | None) -> list[tuple[bytes, bytes]]:
     """What KServe's logger sends, from its source: worker.go and the CloudEvents SDK's HTTP binding."""
     given: dict[str, str | None] = {
         "ce-specversion": "1.0",

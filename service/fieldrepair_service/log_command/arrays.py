@@ -100,5 +100,5 @@ class ArrayFile:
 
 
 def _begin(member: IO[bytes], dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    header: dict[str, object] = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(member, header)

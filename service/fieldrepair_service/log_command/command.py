@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from fieldrepair_service.case_book import CaseBook
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.images import image_input
@@ -44,8 +45,7 @@ def _export(log: FieldLog, settings: StoreSettings, options: ExportOptions) -> N
         if options.format == "images" and options.input_spec is not None:
             spec = read_spec(options.input_spec)
         elif options.format == "images" and book is not None:
-            events = book.events(options.model_name, options.model_version, limit=1)
-            spec = image_input(events[0].input_spec) if events else None
+            spec = _spec_of(book, options)
         elif options.input_spec is not None:
             raise ConfigurationError(f"--input-spec is for --format images, got {options.format}")
         count = export(log, Labels(book), options, spec)
@@ -53,3 +53,11 @@ def _export(log: FieldLog, settings: StoreSettings, options: ExportOptions) -> N
         if book is not None:
             book.close()
     sys.stderr.write(f"{count} rows are in {options.to}\n")
+
+
+def _spec_of(book: CaseBook, options: ExportOptions) -> ImageInput | None:
+    """How the model's inputs are images, as its newest case has it; None if it has no case, or they are none."""
+    for case in book.cases():
+        if options.model_name in (None, case.model_name) and options.model_version in (None, case.model_version):
+            return image_input(case.input_spec) if case.input_spec.get("kind") == "image" else None
+    return None

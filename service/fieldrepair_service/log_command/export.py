@@ -179,7 +179,7 @@ def guess_spec(instance: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> I
         InputError: if its shape is not that of an image.
     """
     shape = instance.shape
-    scale = 1 / 255 if instance.dtype.kind in "iub" or float(np.max(instance, initial=0)) > 1.5 else 1.0
+    scale = 1 / 255 if instance.dtype.kind in "iub" or bool((instance.astype(np.float64) > 1.5).any()) else 1.0
     if len(shape) == 2:
         return ImageInput(height=shape[0], width=shape[1], layout="HW", std=(scale,))
     if len(shape) == 3 and shape[0] in (1, 3):

@@ -30,9 +30,11 @@ class Labels:
     def __init__(self, book: CaseBook | None) -> None:
         self._book = book
         self._given: dict[tuple[str, int], Label] = {}
-        for case in [] if book is None else reversed(book.cases()):  # a later case's label replaces an earlier one's
+        if book is None:
+            return
+        for case in reversed(book.cases()):  # a later case's label replaces an earlier one's
             for purpose in ("repair", "acceptance"):
-                for request_id, row, label in book.labels(case.id, purpose):  # type: ignore[union-attr]
+                for request_id, row, label in book.labels(case.id, purpose):
                     self._given[request_id, row] = Label(case.class_names[label], f"case {case.id}")
 
     def of(self, table: pa.Table) -> list[Label | None]:

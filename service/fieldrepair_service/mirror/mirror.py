@@ -25,6 +25,7 @@ from fieldrepair_service.mirror.metrics import MirrorMetrics
 from fieldrepair_service.mirror.pairing import Pairing
 from fieldrepair_service.mirror.settings import MirrorSettings
 from fieldrepair_service.mirror.sink import Sink
+from fieldrepair_service.redactor_process import RedactorProcess, check_redactor
 from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
@@ -47,6 +48,8 @@ def run_mirror(settings: MirrorSettings) -> None:
         ConfigurationError: if a port is taken, or the state folder cannot be used.
     """
     configure_logging(settings.log_format, "mirror")
+    if settings.redactor is not None:
+        check_redactor(settings.redactor)
     with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
@@ -72,11 +75,13 @@ class _Mirror:
     async def run(self, events: socket.socket, control: socket.socket) -> None:
         """Serve on both sockets until told to stop, then ship what is spooled."""
         settings = self._settings
+        redactor = None if settings.redactor is None else RedactorProcess(settings.redactor, settings.redactor_timeout)
         capture = Capture(
             self._spool,
             CaptureLimits(settings.queue_exchanges, settings.queue_bytes, settings.spool_max_bytes),
             sync=settings.durability == "sync",
             on_new_spool=self._restart_shipper,
+            prepare=None if redactor is None else redactor.redact,
         )
         self._shipper = ShipperProcess(settings.shipper_options(self._spool), on_damaged_spool=capture.check_spool)
         pairing = Pairing(
@@ -99,6 +104,8 @@ class _Mirror:
             expiring.cancel()
             pairing.close()
             await asyncio.to_thread(capture.close)
+            if redactor is not None:
+                redactor.close()
             await asyncio.to_thread(self._shipper.stop, settings.ship_seconds + 1)
             control_server.stop()  # last, so that the numbers can be read to the end
             logger.info("stopped")

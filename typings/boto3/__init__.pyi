@@ -1,0 +1,8 @@
+"""The part of boto3 that the tests use: a client of S3."""
+
+from typing import Literal
+
+class _S3:
+    def create_bucket(self, *, Bucket: str) -> object: ...  # noqa: N803 - its own name
+
+def client(service_name: Literal["s3"], *, region_name: str) -> _S3: ...
