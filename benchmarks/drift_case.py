@@ -96,10 +96,8 @@ def load_drift_case(path: Path, models: Path) -> DriftCase:
     )
 
 
-def _tabular(
-    name: str, train_x: FloatArray, train_y: IntArray, test_x: FloatArray, test_y: IntArray
-) -> DriftCase:
-    """A table in time order: two thirds of the training rows, at random, train a small network; the rest validate it."""
+def _tabular(name: str, train_x: FloatArray, train_y: IntArray, test_x: FloatArray, test_y: IntArray) -> DriftCase:
+    """A table in time order: two thirds of the training rows train a small network, at random; the rest validate."""
     if train_x.ndim != 2 or len(train_x) != len(train_y) or train_x.shape[1] != test_x.shape[1]:
         raise InputError(f"{name}: expected rows with a label each, got {train_x.shape} with {len(train_y)} labels")
     order = np.random.default_rng(0).permutation(len(train_x))

@@ -1,21 +1,22 @@
 """How much accuracy a shift costs, without labels: three estimates, an interval, and whether to believe them.
 
 Garg et al., "Leveraging Unlabeled Data to Predict Out-of-Distribution Performance", ICLR 2022 (ATC, average thresholded
-confidence): choose a threshold on a confidence score so that, on labelled inputs, as many lie below it as the model gets
-wrong; the share of field inputs above it estimates the accuracy there. Any score will do that ranks right answers above
-wrong ones:
+confidence): choose a threshold on a confidence score so that, on labelled inputs, as many lie below it as the model
+gets wrong; the share of field inputs above it estimates the accuracy there. Any score will do that ranks right answers
+above wrong ones:
 
 * **certainty**, the negative entropy of the scores, as in the paper;
 * **nearness**, the mean cosine similarity to the nearest training embeddings (Sun et al., "Out-of-Distribution
   Detection with Deep Nearest Neighbors", ICML 2022).
 
-The third is **confidence**: the mean of the largest score after temperature scaling (Guo et al., "On Calibration of Modern
-Neural Networks", ICML 2017).
+The third is **confidence**: the mean of the largest score after temperature scaling (Guo et al., "On Calibration of
+Modern Neural Networks", ICML 2017).
 
-Each is blind to something. Certainty and confidence are where a network is wrong and sure of it: a digits network that is
-right on 11 % of scans turned by 90 degrees is as certain there as on upright ones (97 %), while nearness says 52 %.
-Nearness alone misses harm that leaves embeddings in their usual directions. So the estimate is the mean of the two ATCs
-where all three agree; where they do not, none can be trusted, the answer says so, and the lower ATC stands, for caution.
+Each is blind to something. Certainty and confidence are where a network is wrong and sure of it: a digits network that
+is right on 11 % of scans turned by 90 degrees is as certain there as on upright ones (97 %), while nearness says 52 %.
+Nearness alone misses harm that leaves embeddings in their usual directions. So the estimate is the mean of the two
+ATCs where all three agree; where they do not, none can be trusted, the answer says so, and the lower ATC stands, for
+caution.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class ScaledConfidence:
             scaled = logits / np.exp(log_temperature)
             return float((_log_sum_exp(scaled) - scaled[np.arange(len(labels)), labels]).mean())
 
-        self.temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+        self.temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0)).x))
         right = scores.argmax(axis=1) == labels
         errors = right - self._confidence(scores)
         # Scaling fits the loss, not the accuracy; what it leaves is taken off.
@@ -98,7 +99,7 @@ class ScaledConfidence:
         return float(np.clip(self._confidence(scores).mean() + self._offset, 0.0, 1.0))
 
     def interval(self, scores: FloatArray) -> tuple[float, float]:
-        """95 % interval of the accuracy of these inputs: their answers are right or wrong, and the offset is estimated."""
+        """95 % interval of the accuracy of these inputs: answers are right or wrong, and the offset is an estimate."""
         confidence = np.clip(self._confidence(scores) + self._offset, 0.0, 1.0)
         spread = float((confidence * (1.0 - confidence)).mean()) / len(confidence)
         half = 1.96 * float(np.sqrt(spread + self._variance))

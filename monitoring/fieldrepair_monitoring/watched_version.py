@@ -181,9 +181,7 @@ class WatchedVersion:
             raise HandOverMismatchError(f"no world of the reference set has {MIN_REFERENCE} inputs to compare with")
         return detectors
 
-    def _features(
-        self, reference: Reference, validation: Features, world: int, settings: MonitorSettings
-    ) -> Features:
+    def _features(self, reference: Reference, validation: Features, world: int, settings: MonitorSettings) -> Features:
         """Features that stand for a world: of held-out inputs, where there are enough.
 
         A model has fitted its training inputs more tightly than anything it will see, so clean traffic differs from

@@ -29,7 +29,7 @@ from fieldrepair_monitoring.features import Features
 OPTIONS = DetectorOptions(p_value=0.01, window_size=60, calibration_windows=300)
 PLUGIN = "mean_distance"
 
-PLUGIN_MODULE = '''
+PLUGIN_MODULE = """
 import numpy as np
 from fieldrepair_monitoring.detectors import DriftScore
 from fieldrepair_monitoring.detectors.base import MIN_REFERENCE, MIN_WINDOW, reading
@@ -55,7 +55,7 @@ class MeanDistance:
         z = float(np.abs(rows.mean(0) - self.mean).max()) / self.spread * len(rows) ** 0.5
         p = min(1.0, 2 * float(np.exp(-z * z / 2)) * len(self.mean))
         return DriftScore(z, p, 4.0, p < self.options.p_value, z)
-'''
+"""
 
 
 def features(n: int, seed: int, *, shift: float = 0.0, d: int = 8) -> Features:
@@ -141,7 +141,9 @@ class TestEveryDetector:
         unfitted = make_detector(detector.name, OPTIONS)
         with pytest.raises(DetectorError, match="was not fitted"):
             unfitted.score(features(60, 0))
-        with pytest.raises(DetectorError, match=r"a reference needs at least 20 \w+ of shape \(n, d\), got shape \(19, "):
+        with pytest.raises(
+            DetectorError, match=r"a reference needs at least 20 \w+ of shape \(n, d\), got shape \(19, "
+        ):
             unfitted.fit(features(19, 0))
 
     def test_scores_many_windows_as_it_scores_one(self, detector: Detector) -> None:
@@ -163,13 +165,13 @@ def test_a_fit_leaves_the_process_s_random_numbers_alone_and_repeats(name: str) 
         detector.fit(features(200, 0))
         return detector.score(features(60, 5))
 
-    np.random.seed(7)  # noqa: NPY002 - the global generator is what this is about
+    np.random.seed(7)
     torch.manual_seed(7)
-    expected = float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
-    np.random.seed(7)  # noqa: NPY002
+    expected = float(np.random.rand()), float(torch.rand(1))
+    np.random.seed(7)
     torch.manual_seed(7)
     first = fitted()
-    assert (float(np.random.rand()), float(torch.rand(1))) == expected  # noqa: NPY002
+    assert (float(np.random.rand()), float(torch.rand(1))) == expected
     assert fitted() == first
 
 
@@ -271,5 +273,7 @@ def test_the_permissive_detectors_never_import_alibi_detect(tmp_path: Path) -> N
         "assert 'alibi_detect' not in sys.modules, 'imported'\n"
         "assert not logging.getLogger().handlers, 'an import set up logging'\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ}
+    )
     assert done.returncode == 0, done.stderr

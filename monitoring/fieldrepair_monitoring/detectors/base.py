@@ -55,8 +55,8 @@ class DetectorOptions:
         if self.p_value * (1 + self.calibration_windows) <= 1:
             raise DetectorError(
                 f"with {self.calibration_windows} calibration windows the smallest possible p-value is "
-                f"{1 / (1 + self.calibration_windows):.4g}, so no window could fall below {self.p_value:.4g}; need more "
-                f"than {1 / self.p_value:.0f}"
+                f"{1 / (1 + self.calibration_windows):.4g}, so no window could fall below {self.p_value:.4g}; need "
+                f"more than {1 / self.p_value:.0f}"
             )
 
 

@@ -1,8 +1,9 @@
 """Thresholds from the reference itself: what a statistic does on windows in which nothing has changed.
 
 Windows of the real size are drawn at random from the reference, without replacement, and each is compared with the
-inputs that are **not** in it, so no window is compared with itself. The statistics of a few thousand of them are the null
-distribution; a field window's p-value is its rank among them. Fitting costs this once, and scoring a window is cheap.
+inputs that are **not** in it, so no window is compared with itself. The statistics of a few thousand of them are the
+null distribution; a field window's p-value is its rank among them. Fitting costs this once, and scoring a window is
+cheap.
 
 Two corrections make it hold for the field:
 
@@ -14,8 +15,8 @@ Two corrections make it hold for the field:
   off the truth, all windows look a little shifted, and the share of false alarms is larger than chosen for as long as
   it is used. So the reference's part ``1/n`` counts :data:`CAUTION` times. Measured over 30 halves of a validation set
   (reference of 1,000, windows of 500, chosen rate 0.5 %, MMD and Kolmogorov-Smirnov): 0.25 % to 0.4 % false alarms on
-  average and up to 8 % with the unluckiest half if it counts once; below 0.1 % and up to 2 % if it counts twice. It also
-  stops windows much larger than the reference from alarming on the reference's own error.
+  average and up to 8 % with the unluckiest half if it counts once; below 0.1 % and up to 2 % if it counts twice. It
+  also stops windows much larger than the reference from alarming on the reference's own error.
 """
 
 from __future__ import annotations

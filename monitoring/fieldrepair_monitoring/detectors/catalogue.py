@@ -48,12 +48,13 @@ def detector_factory(name: str) -> Factory:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return cast(Factory, getattr(import_module(module), attribute))
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        try:
-            return cast(Factory, point.load())
-        except (ImportError, AttributeError) as error:
-            raise DetectorError(f"detector {name!r} ({point.value}) cannot be loaded: {error}") from error
-    raise DetectorError(f"there is no detector {name!r}; there are {', '.join(detector_names())}")
+    point = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    if point is None:
+        raise DetectorError(f"there is no detector {name!r}; there are {', '.join(detector_names())}")
+    try:
+        return cast(Factory, point.load())
+    except (ImportError, AttributeError) as error:
+        raise DetectorError(f"detector {name!r} ({point.value}) cannot be loaded: {error}") from error
 
 
 def make_detector(name: str, options: DetectorOptions) -> Detector:

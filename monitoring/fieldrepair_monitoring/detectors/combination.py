@@ -36,8 +36,8 @@ def combine(
         alpha: rate of false alarms per window, for all detectors together.
         min_effect: the decisive detector must see at least this effect.
         multiplicity: ``bonferroni`` holds whatever the detectors have to do with each other; ``bh``
-            (Benjamini-Hochberg; for "any of them" that is Simes' test) sees more when several agree, and holds when they
-            depend on each other positively, as detectors of one window do.
+            (Benjamini-Hochberg; for "any of them" that is Simes' test) sees more when several agree, and holds when
+            they depend on each other positively, as detectors of one window do.
     """
     decisive = min(scores, key=lambda name: (scores[name].p_value, -scores[name].effect_size))
     p_values = np.array([[score.p_value for score in scores.values()]])

@@ -1,12 +1,12 @@
 """Context-aware MMD (Cobb and Van Looveren, 2022): a change in the inputs, not in how often which class is asked.
 
-The context of an input is its predicted class probabilities. The statistic is alibi-detect's MMD-ADiTT: at contexts held
-out from the window, the mean embeddings of reference and window **given that context**, each by a kernel ridge
+The context of an input is its predicted class probabilities. The statistic is alibi-detect's MMD-ADiTT: at contexts
+held out from the window, the mean embeddings of reference and window **given that context**, each by a kernel ridge
 regression, and their squared distance. A window with other shares of the same classes has the same conditional means.
 
 alibi-detect redraws who belongs to the window for every permutation of every window and inverts two matrices each time.
-Here half of the reference is set aside to draw calibration windows from, half of them with class shares of all kinds: what
-such harmless windows show by chance is what a field window is compared with.
+Here half of the reference is set aside to draw calibration windows from, half of them with class shares of all kinds:
+what such harmless windows show by chance is what a field window is compared with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fieldrepair_monitoring.detectors.alibi import ContextMMDDriftTorch, Gaussia
 from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
 from fieldrepair_monitoring.detectors.calibration import Statistics, Windows
 from fieldrepair_monitoring.detectors.kernel_distance import centred, gaussian, median_bandwidth
-from fieldrepair_monitoring.features import Features, FloatArray
+from fieldrepair_monitoring.features import Features
 
 HELD_OUT = 4
 """Every fourth input of a window gives a context to condition on, and is not compared (alibi-detect: a quarter)."""

@@ -1,8 +1,8 @@
 """Maximum mean discrepancy of many windows at once, from one kernel matrix.
 
-The libraries' own tests go through windows or permutations one by one: alibi-detect shuffles the whole kernel matrix for
-each, frouros computes it anew. For 1,000 permutations of 1,100 inputs that takes 10 to 50 seconds; the same sums as one
-matrix product take a tenth of a second.
+The libraries' own tests go through windows or permutations one by one: alibi-detect shuffles the whole kernel matrix
+for each, frouros computes it anew. For 1,000 permutations of 1,100 inputs that takes 10 to 50 seconds; the same sums
+as one matrix product take a tenth of a second.
 """
 
 from __future__ import annotations

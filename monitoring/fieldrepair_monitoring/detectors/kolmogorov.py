@@ -13,9 +13,7 @@ Distances = npt.NDArray[np.float64]
 _CELLS = 4_000_000
 
 
-def ks_distances(
-    reference: npt.NDArray[np.floating], pool: npt.NDArray[np.floating], windows: Windows
-) -> Distances:
+def ks_distances(reference: npt.NDArray[np.floating], pool: npt.NDArray[np.floating], windows: Windows) -> Distances:
     """The largest difference between the distribution functions of the reference and of each window.
 
     Args:

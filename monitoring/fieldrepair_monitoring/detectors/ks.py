@@ -31,7 +31,7 @@ class KsDetector(_AlibiKs):
 
 
 class UncertaintyDetector(_AlibiKs):
-    """How sure the model is: the entropy of its scores, as alibi-detect's ``ClassifierUncertaintyDrift`` computes it."""
+    """How sure the model is: the entropy of its scores, as in alibi-detect's ``ClassifierUncertaintyDrift``."""
 
     name = "uncertainty"
     reads = ("scores",)

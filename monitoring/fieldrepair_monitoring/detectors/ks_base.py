@@ -13,8 +13,8 @@ from fieldrepair_monitoring.features import Features, FloatArray
 class ColumnsKsDetector(CalibratedDetector):
     """The largest Kolmogorov-Smirnov distance over the columns.
 
-    The null distribution is that of the largest of all columns' distances on windows of the reference, so looking at many
-    columns costs no false alarms, and columns that depend on each other cost no power.
+    The null distribution is that of the largest of all columns' distances on windows of the reference, so looking at
+    many columns costs no false alarms, and columns that depend on each other cost no power.
     """
 
     power = 0.5

@@ -1,9 +1,9 @@
 """MMD under a kernel that was trained to tell shifts from no shift (Liu et al., 2020), with alibi-detect's trainer.
 
-alibi-detect's ``LearnedKernelDrift`` trains a kernel anew for every window, on part of the window. That takes seconds per
-window, and the part it learns from is lost for the test. Here the kernel is trained once, when the detector is fitted,
-by the same objective (an estimate of the test's power), against **made** shifts of half of the reference; the other half
-stands for the reference from then on, and windows are judged like those of any other MMD.
+alibi-detect's ``LearnedKernelDrift`` trains a kernel anew for every window, on part of the window. That takes seconds
+per window, and the part it learns from is lost for the test. Here the kernel is trained once, when the detector is
+fitted, by the same objective (an estimate of the test's power), against **made** shifts of half of the reference; the
+other half stands for the reference from then on, and windows are judged like those of any other MMD.
 """
 
 from __future__ import annotations

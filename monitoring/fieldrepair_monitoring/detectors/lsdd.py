@@ -18,8 +18,8 @@ _SPLITS = 100
 class LsddDetector(CalibratedDetector):
     """The squared difference of two densities, both modelled by Gaussians around a few reference inputs.
 
-    A sample enters only by its mean similarity to these centres, so the statistic is ``h' A h`` with ``h`` the difference
-    of two means and a matrix ``A`` that alibi-detect fixes once, from the reference (its ``H_lam_inv``).
+    A sample enters only by its mean similarity to these centres, so the statistic is ``h' A h`` with ``h`` the
+    difference of two means and a matrix ``A`` that alibi-detect fixes once, from the reference (its ``H_lam_inv``).
     """
 
     name = "lsdd"
@@ -49,7 +49,8 @@ class LsddDetector(CalibratedDetector):
 
     def _moved(self, embeddings: FloatArray) -> FloatArray:
         moved = (embeddings - self._centre).astype(np.float32)
-        # Where the reference never moves, a field input is either the same (0) or infinitely far; a large number will do.
+        # Where the reference never moves, a field input is either the same (0) or infinitely far; a large number will
+        # do.
         return np.where(self._moves, moved, np.sign(np.where(np.abs(moved) > 1e-4, moved, 0.0))).astype(np.float32)
 
     def _leave_out(self, reference: Features, windows: Windows) -> Statistics:

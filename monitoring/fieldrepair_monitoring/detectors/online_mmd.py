@@ -1,11 +1,12 @@
 """Online MMD: a short window slides over the field inputs one by one, as alibi-detect's ``MMDDriftOnline`` does it.
 
 It sees a shift that fills only part of a window. alibi-detect's detector keeps every statistic it ever computed, so its
-memory grows without bound; the remedy is to rebuild it on a schedule. Here the schedule is the monitor's window: the slide
-begins anew with each, nothing is carried over, and the same window always gets the same answer, after a restart too.
+memory grows without bound; the remedy is to rebuild it on a schedule. Here the schedule is the monitor's window: the
+slide begins anew with each, nothing is carried over, and the same window always gets the same answer, after a restart
+too.
 
-The expected run time (inputs until a false alarm, if nothing changes) is ``window_size / p_value``: the threshold is such
-that a window of that size raises one with probability ``p_value``.
+The expected run time (inputs until a false alarm, if nothing changes) is ``window_size / p_value``: the threshold is
+such that a window of that size raises one with probability ``p_value``.
 """
 
 from __future__ import annotations

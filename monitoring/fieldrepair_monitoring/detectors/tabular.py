@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc, kolmogi, kolmogorov
 
-from fieldrepair_monitoring.detectors.base import DetectorOptions
+from fieldrepair_monitoring.detectors.base import DetectorOptions, reading
 from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
 from fieldrepair_monitoring.detectors.calibration import Statistics, Windows
 from fieldrepair_monitoring.detectors.combination import Multiplicity, PValues, combined_p
@@ -94,7 +94,7 @@ class TabularDetector(CalibratedDetector):
 def chi_square(
     observed: npt.NDArray[np.float64], other: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Pearson's statistic of two rows of counts, and its degrees of freedom (at least 1): ``(b, k)`` each to ``(b,)``."""
+    """Pearson's statistic of two rows of counts and its degrees of freedom (at least 1): ``(b, k)`` to ``(b,)``."""
     n, m = observed.sum(axis=1, keepdims=True), other.sum(axis=1, keepdims=True)
     both = observed + other
     squared = (observed * np.sqrt(m / n) - other * np.sqrt(n / m)) ** 2
@@ -117,5 +117,4 @@ def _is_categorical(column: npt.NDArray[np.floating]) -> bool:
 
 
 def _rows(features: Features) -> FloatArray:
-    assert features.rows is not None  # checked by the base class, which knows what is read
-    return features.rows
+    return reading("window", features, "rows", 1)
