@@ -51,11 +51,11 @@ class MonitorSettings(RegistrySettings):
     """Field inputs that are judged together. Only full windows are judged."""
     detectors: str = "mmd,uncertainty"
     """How windows are compared with the reference: one name, or several with commas between them. mmd, lsdd,
-    learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty and frouros_ks at class scores; context_mmd
-    at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), tabular is our own, all others
-    use alibi-detect (Business Source License 1.1)."""
+    learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty and frouros_ks at class scores;
+    context_mmd at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), tabular is our
+    own, all others use alibi-detect (Business Source License 1.1)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
-    """Rate of false alarms per window, for all detectors together: a window with a smaller p-value counts as drifted."""
+    """Rate of false alarms per window, for all detectors together: a window with a smaller p-value has drifted."""
     drift_false_alarms_per_day: float | None = Field(default=None, gt=0)
     """Sets drift_p_value so that confirmed false alarms come so often per day of unchanged traffic at most, on average;
     needs drift_field_inputs_per_day. Default: drift_p_value as it is."""
@@ -64,8 +64,9 @@ class MonitorSettings(RegistrySettings):
     drift_multiplicity: Literal["bonferroni", "bh"] = "bonferroni"
     """How the p-values of several detectors make one decision: Bonferroni, or Benjamini-Hochberg (bh)."""
     drift_min_effect: float = Field(default=0.5, ge=0)
-    """Windows with a smaller effect never count as drifted. 1 is the distance that chance shows in windows of 100 (95 % of
-    them stay below); it matters for windows of several thousand, which see differences that are there and mean nothing."""
+    """Windows with a smaller effect never count as drifted. 1 is the distance that chance shows in windows of 100 (95 %
+    of them stay below); it matters for windows of several thousand, which see differences that are there and mean
+    nothing."""
     drift_calibration_windows: int = Field(default=2000, ge=100)
     """Windows drawn from the reference to learn what chance does; more than the number of detectors / drift_p_value."""
     drift_reference_size: int = Field(default=2000, ge=50)
