@@ -59,7 +59,11 @@ def variants() -> dict[str, DefaultSettings]:
         "confident targets": replace(own, targets="confident"),
         "teacher is the average": replace(own, teacher_weight=1.0),
         "no average of weights": replace(own, average=0.0),
-        "a tenth of the learning rate": replace(own, learning_rate=own.learning_rate / 10),
+        "a tenth of the learning rate": replace(
+            own,
+            learning_rate=own.learning_rate / 10,
+            learning_rate_without_batch_norm=own.learning_rate_without_batch_norm / 10,
+        ),
         "trained weights as they are": keeping(weight=1.0),
         "shared statistics": keeping(shared=True),
         "statistics apart": keeping(shared=False),
@@ -96,10 +100,10 @@ def measure(
     budget: int,
     seed: int,
     keep: Literal["strict", "balanced", "off"],
-    part: Literal["dev", "holdout"],
+    parts: Sequence[str],
     epochs: int,
-) -> Trial:
-    """Repair by one variant, and measure it."""
+) -> list[Trial]:
+    """Repair by one variant, and measure it on each part."""
     pool, reference = case.parts["field"], TrainingSet(case.parts["train"].x, case.parts["train"].y)
     settings = HybridSettings(recipe="default", keep_reference=keep, seed=seed, epochs=epochs)
     oracle = BudgetedOracle(pool.y, budget)
@@ -109,27 +113,28 @@ def measure(
     labels = {int(index): int(label) for index, label in zip(selection.exemplars, answers, strict=True)}
     result = train_default(case.model, reference, pool.x, selection, labels, settings, own=own)
     seconds = time.perf_counter() - started
-    judged = case.parts["holdout"]
-    if part == "dev":
-        drawn = np.random.default_rng(999).permutation(len(pool))[:DEV_INPUTS]
-        unseen = np.setdiff1d(drawn, selection.exemplars)
-        judged = Part(pool.x[unseen], pool.y[unseen])
-    return Trial(
-        case=case.name,
-        variant=name,
-        budget=budget,
-        seed=seed,
-        keep_reference=keep,
-        part=part,
-        inputs=len(judged),
-        field_before=accuracy(case.model.module, judged),
-        field_after=accuracy(result.module, judged),
-        reference_before=accuracy(case.model.module, case.parts["val"]),
-        reference_after=accuracy(result.module, case.parts["val"]),
-        seconds=seconds,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        threads=torch.get_num_threads(),
-    )
+    drawn = np.random.default_rng(999).permutation(len(pool))[:DEV_INPUTS]
+    unseen = np.setdiff1d(drawn, selection.exemplars)
+    judged = {"dev": Part(pool.x[unseen], pool.y[unseen]), "holdout": case.parts["holdout"]}
+    return [
+        Trial(
+            case=case.name,
+            variant=name,
+            budget=budget,
+            seed=seed,
+            keep_reference=keep,
+            part=part,
+            inputs=len(judged[part]),
+            field_before=accuracy(case.model.module, judged[part]),
+            field_after=accuracy(result.module, judged[part]),
+            reference_before=accuracy(case.model.module, case.parts["val"]),
+            reference_after=accuracy(result.module, case.parts["val"]),
+            seconds=seconds,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            threads=torch.get_num_threads(),
+        )
+        for part in parts
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=5.0, help="labels, in percent of the pool")
     parser.add_argument("--seed", default="0", help="comma-separated")
     parser.add_argument("--keep-reference", default="off", help="comma-separated: strict, balanced, off")
-    parser.add_argument("--part", choices=["dev", "holdout"], default="dev")
+    parser.add_argument("--part", default="dev", help="comma-separated: dev, holdout")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--json", type=Path, help="records are added to this file")
     parser.add_argument("--models", type=Path, default=Path("build/benchmarks"), help="keeps models it had to train")
@@ -156,9 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.variant or known:
             for seed in (int(word) for word in options.seed.split(",")):
                 for keep in options.keep_reference.split(","):
-                    trial = measure(case, name, known[name], budget, seed, keep, options.part, options.epochs)
-                    trials.append(trial)
-                    console.print(trial)
+                    parts = options.part.split(",")
+                    measured = measure(case, name, known[name], budget, seed, keep, parts, options.epochs)
+                    trials += measured
+                    console.print(*measured)
                     if options.json:
                         # After every repair: a run that is interrupted keeps what it has measured.
                         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fieldrepair_plugin.batch_norm import measure_statistics
+from fieldrepair_plugin.batch_norm import measure_statistics, norm_layers
 from fieldrepair_plugin.checkpoint import Checkpoint, fingerprint_of
 from fieldrepair_plugin.coverage import cover
 from fieldrepair_plugin.default_settings import DefaultSettings
@@ -196,9 +196,11 @@ class _Training:
         self.champion = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
         self.teacher = Teacher(model, model.module, own.average, own.teacher_weight)
         self.precision = Precision.of(model, own.bfloat16)
+        normed = len(norm_layers(model.module)) > 0
+        self.learning_rate = own.learning_rate if normed else own.learning_rate_without_batch_norm
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in model.module.parameters() if parameter.requires_grad],
-            lr=own.learning_rate,
+            lr=self.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.momentum > 0,
@@ -317,7 +319,7 @@ class _Training:
         warm = min(1.0, (step + 1) / max(1.0, 0.05 * total))
         cosine = 0.5 * (1 + math.cos(math.pi * step / total))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.own.learning_rate * warm * (0.02 + 0.98 * cosine)
+            group["lr"] = self.learning_rate * warm * (0.02 + 0.98 * cosine)
 
     def _half_strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         if len(inputs) == 0:

@@ -161,14 +161,23 @@ def test_an_interrupted_repair_goes_on_exactly(tmp_path: Path, targets: Literal[
         assert torch.equal(one, other)
 
 
-def test_a_model_without_batch_norm_is_repaired_too() -> None:
+def test_a_model_without_batch_norm_is_repaired_too_by_smaller_steps() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = trained(Network(nn.GroupNorm(2, 6)))
-    before = accuracy(model.module, POOL, TRUTH)
+    before, old = accuracy(model.module, POOL, TRUTH), accuracy(model.module, REFERENCE.x, REFERENCE.y)
     result = repaired(model, replace(OWN, steps_least=20, steps_most=20))
     assert accuracy(result.module, POOL, TRUTH) >= before
+    assert accuracy(result.module, REFERENCE.x, REFERENCE.y) >= old - 0.02
     assert not result.module.training
+
+    def moved(own: DefaultSettings) -> float:
+        after = repaired(model, own).module
+        pairs = zip(after.parameters(), model.module.parameters(), strict=True)
+        return sum(float((new - old).detach().abs().sum()) for new, old in pairs)
+
+    assert moved(replace(OWN, learning_rate=1.0)) == moved(OWN)  # that one is for batch norms
+    assert moved(OWN) < moved(replace(OWN, learning_rate_without_batch_norm=0.05))
 
 
 def test_labels_for_everything_leave_nothing_to_the_teacher(model: RepairableModel) -> None:
