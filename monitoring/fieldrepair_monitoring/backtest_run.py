@@ -41,7 +41,7 @@ def run_backtest(settings: BacktestCommand) -> list[Replay]:
     if settings.backtest_case is not None:
         from fieldrepair_monitoring.backtest_case import load_case
 
-        case = load_case(settings.backtest_case, device=settings.monitor_device, seed=settings.monitor_seed)
+        case = load_case(settings.backtest_case, device=settings.torch_device, seed=settings.monitor_seed)
         windows = case.windows(settings.window_size, calm=settings.backtest_calm_windows, seed=settings.monitor_seed)
         return _replay(settings, case.handover, case.model, windows)
     if settings.model_name is None or settings.backtest_version is None:
@@ -53,7 +53,7 @@ def run_backtest(settings: BacktestCommand) -> list[Replay]:
     cache = settings.state_dir / "cache" / "handovers"
     handover = load_handover(settings.model_name, settings.backtest_version, cache)
     module = load_module(settings.model_name, settings.backtest_version)
-    model = ServedModel(module, handover, device=settings.monitor_device)
+    model = ServedModel(module, handover, device=settings.torch_device)
     return _replay(settings, handover, model, _stored(settings, handover, settings.backtest_version))
 
 

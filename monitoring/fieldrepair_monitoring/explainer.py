@@ -142,7 +142,7 @@ class Explainer:
         """Compute the explanation and put it, with its pictures, beside the event."""
         name, version = event.model_name, event.model_version
         handover = load_handover(name, version, self._settings.state_dir / "cache" / "handovers")
-        model = ServedModel(load_module(name, version), handover, device=self._settings.monitor_device)
+        model = ServedModel(load_module(name, version), handover, device=self._settings.torch_device)
         found = explain(model, handover, self._field_inputs(event, handover), seed=self._settings.monitor_seed)
         windows = self._windows_until(event)
         pictures = {**found.pictures, **_history(event, windows)}

@@ -96,8 +96,8 @@ class MonitorSettings(RegistrySettings):
     """Address of the monitor's Prometheus metrics."""
     monitor_metrics_port: int = Field(default=8082, ge=0, le=65535)
     """Port of the monitor's Prometheus metrics; 0 picks a free one. Not opened with --once."""
-    monitor_device: str = "cpu"
-    """PyTorch device for the model and the detector."""
+    monitor_device: str = "auto"
+    """PyTorch device for the model and the detectors. auto: a GPU if there is one, else the CPU."""
     monitor_threads: int | None = Field(default=None, ge=1)
     """Threads PyTorch may use. Default: PyTorch's own choice."""
     monitor_seed: int = Field(default=0, ge=0)
@@ -122,6 +122,15 @@ class MonitorSettings(RegistrySettings):
                 "drifted"
             )
         return self
+
+    @property
+    def torch_device(self) -> str:
+        """The device that ``monitor_device`` means on this machine."""
+        if self.monitor_device != "auto":
+            return self.monitor_device
+        import torch  # takes seconds: only when a model is about to run
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
     def detector_names(self) -> tuple[str, ...]:

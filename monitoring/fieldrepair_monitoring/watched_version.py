@@ -94,7 +94,7 @@ class WatchedVersion:
         """
         handover = load_handover(name, version, cache_dir)
         return cls(
-            handover, ServedModel(load_module(name, version), handover, device=settings.monitor_device), settings
+            handover, ServedModel(load_module(name, version), handover, device=settings.torch_device), settings
         )
 
     @property
@@ -160,7 +160,7 @@ class WatchedVersion:
             calibration_windows=settings.drift_calibration_windows,
             min_effect=settings.drift_min_effect,
             seed=settings.monitor_seed,
-            device=settings.monitor_device,
+            device=settings.torch_device,
         )
         detectors: dict[int, dict[str, Detector]] = {}
         for world in reference.worlds:
