@@ -10,20 +10,20 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from fieldrepair_service.case_book.settling import GROUND_TRUTH
-from fieldrepair_service.case_book.states import TaskState
 from fieldrepair_service.case_book.task_records import Agreement, Answer, Task
 
 _Pair = tuple[Answer, Answer]
 
 
-def agreement_of(tasks: Sequence[Task], answers: Sequence[Answer]) -> Agreement:
+def agreement_of(tasks: Sequence[Task], answers: Sequence[Answer], *, waiting: int) -> Agreement:
     """Agreement over the tasks that several people shall answer.
 
     The first two answers of a task count: the third comes only after a disagreement, and would bias the figure.
 
     Args:
-        tasks: tasks of one case's attempt.
+        tasks: tasks of one case's attempt that have an answer.
         answers: all answers to them, oldest first.
+        waiting: how many tasks for several people wait for answers, with those that have none yet.
     """
     given: defaultdict[int, list[Answer]] = defaultdict(list)
     for answer in answers:
@@ -39,7 +39,7 @@ def agreement_of(tasks: Sequence[Task], answers: Sequence[Answer]) -> Agreement:
         share=agreed / len(pairs) if pairs else None,
         kappa=_kappa(pairs, same_people=same_people),
         statistic="Cohen" if same_people else "Fleiss",
-        waiting=sum(task.state is TaskState.OPEN for task in double),
+        waiting=waiting,
         third=sum(task.answers_wanted > 2 for task in double),
         undecided=sum(task.reason == "no_majority" for task in double),
     )

@@ -137,9 +137,15 @@ class Tasks(Cases):
                 TaskRow.attempt == case.attempt,
                 TaskRow.answers_wanted > 1,
             )
-            tasks = session.scalars(select(TaskRow).where(*double)).all()
+            answered = select(AnswerRow.id).where(AnswerRow.task_id == TaskRow.id)
+            tasks = session.scalars(select(TaskRow).where(*double, answered.exists())).all()
             answers = session.scalars(select(AnswerRow).join(TaskRow).where(*double).order_by(AnswerRow.id)).all()
-            return agreement_of([convert.to_task(row) for row in tasks], [convert.to_answer(row) for row in answers])
+            waiting = select(func.count()).select_from(TaskRow).where(*double, TaskRow.state == str(TaskState.OPEN))
+            return agreement_of(
+                [convert.to_task(row) for row in tasks],
+                [convert.to_answer(row) for row in answers],
+                waiting=session.scalar(waiting) or 0,
+            )
 
     def answered_by(self, case_id: int, labeller: str) -> tuple[int, int]:
         """How many tasks of the case's present attempt this labeller has answered; how many of these are still open.
