@@ -84,3 +84,37 @@ def test_equal_inputs_make_fewer_regions_than_asked_for() -> None:
 def test_zero_embeddings_are_no_error() -> None:
     found = find_regions(np.zeros((20, 8), dtype=np.float32), 3, HybridSettings())
     assert sum(len(members) for members in found.members) + len(found.noise) == 20
+
+
+# --- pools that are too large for all of it to be compared with all of it ---
+
+
+def test_a_sample_finds_the_noise_that_all_of_the_pool_finds() -> None:
+    embeddings = directions(20, 60, spread=0.05, outliers=100)
+    whole = find_regions(embeddings, 30, HybridSettings())
+    sampled = find_regions(embeddings, 30, HybridSettings(density_inputs=500))
+    isolated = np.arange(1200, 1300)
+    # HDBSCAN itself joins a third of the isolated ones into loose clusters; a sample joins fewer.
+    assert np.isin(isolated, sampled.noise).mean() >= np.isin(isolated, whole.noise).mean() > 0.6
+    wrongly = len(np.setdiff1d(sampled.noise, isolated)) / 1200
+    assert wrongly < 0.1
+    everyone = np.sort(np.concatenate([*sampled.members, sampled.noise]))
+    assert np.array_equal(everyone, np.arange(len(embeddings)))
+
+
+def test_two_levels_of_k_means_give_enough_tight_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = directions(40, 60, spread=0.2)
+    at_once = find_regions(embeddings, 300, HybridSettings())
+    monkeypatch.setattr("fieldrepair_plugin.regions.FLAT_WORK", 1000)
+    monkeypatch.setattr("fieldrepair_plugin.regions.COARSE_SIZE", 300)
+    in_two = find_regions(embeddings, 300, HybridSettings())
+    again = find_regions(embeddings, 300, HybridSettings())
+    assert [part.tolist() for part in in_two.members] == [part.tolist() for part in again.members]
+    assert len(in_two.members) >= 0.95 * len(at_once.members)
+    assert np.array_equal(in_two.noise, at_once.noise)
+    unit = unit_rows(embeddings)
+
+    def spread(members: list[Array]) -> float:
+        return sum(float(np.square(unit[part] - unit[part].mean(axis=0)).sum()) for part in members)
+
+    assert spread(in_two.members) < 1.1 * spread(at_once.members)

@@ -1,0 +1,118 @@
+"""Writes the measured part of ``docs/benchmarks.md`` from files of records: ``python -m benchmarks.report FILE ...``.
+
+What people wrote in the page stays; what stands between the two marks is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.figures import draw_figures, way
+from benchmarks.records import Record, mean, read_records, with_gaps
+from fieldrepair_service.errors import InputError
+
+BEGIN = "<!-- measured: python -m benchmarks.report writes from here -->"
+END = "<!-- to here -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("records", nargs="+", type=Path, metavar="FILE", help="files of benchmarks.repair --json")
+    parser.add_argument("--scale", type=Path, help="file of benchmarks.scale --json")
+    parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    parser.add_argument("--plots", type=Path, help="folder for the figures, inside the page's folder")
+    options = parser.parse_args(arguments)
+    records = with_gaps([each for path in options.records for each in read_records(path)])
+    if not records:
+        raise InputError(f"there are no records in {', '.join(map(str, options.records))}")
+    parts = [case_section(records, case) for case in sorted({each.case for each in records})]
+    if options.plots:
+        figures = draw_figures(records, options.plots)
+        links = [f"![{path.stem}]({path.relative_to(options.page.parent).as_posix()})" for path in figures]
+        parts.append("\n".join(links))
+    if options.scale:
+        parts.append(scale_section(json.loads(options.scale.read_text(encoding="utf-8"))))
+    page = options.page.read_text(encoding="utf-8") if options.page.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
+    options.page.write_text(with_measured(page, "\n\n".join(parts)), encoding="utf-8")
+    return 0
+
+
+def with_measured(page: str, measured: str) -> str:
+    """The page with what is between its marks replaced.
+
+    Raises:
+        InputError: if it has not got both marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"expected the page to have a line {BEGIN!r} and after it a line {END!r}")
+    return f"{before}{BEGIN}\n\n{measured}\n\n{END}{after}"
+
+
+def case_section(records: Sequence[Record], case: str) -> str:
+    """A table of one case: a row per way, budget and setting, means over seeds."""
+    own = [each for each in records if each.case == case]
+    groups: dict[tuple[str, int, str, int], list[Record]] = {}
+    for each in own:
+        groups.setdefault((way(each), each.budget, each.keep_reference, each.epochs), []).append(each)
+    seeds = sorted({each.seed for each in own})
+    lines = [
+        f"### {case}",
+        "",
+        f"Before: field {_share(own[0].field_before)}, reference {_share(own[0].reference_before)}. "
+        f"Seeds: {', '.join(map(str, seeds))}.",
+        "",
+        "| strategy, recipe | labels | keep | seeds | field | reference | gap | propagated right | passes | s | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, _, keep, _), several in sorted(groups.items()):
+        gaps = [each.gap_recovered for each in several if each.gap_recovered is not None]
+        right = [each.propagation_accuracy for each in several if each.propagation_accuracy is not None]
+        cells = [
+            name,
+            f"{mean([each.labels_used for each in several]):.0f}",
+            keep,
+            str(len(several)),
+            _share(mean([each.field_after for each in several])),
+            _share(mean([each.reference_after for each in several])),
+            f"{mean(gaps):.2f}" if gaps else "",
+            _share(mean(right)) if right else "",
+            f"{mean([each.forward_per_input for each in several]):.0f} + "
+            f"{mean([each.backward_per_input for each in several]):.0f}",
+            f"{mean([each.seconds for each in several]):.0f}",
+            f"{mean([each.peak_memory_bytes for each in several]) / 1e6:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def scale_section(stored: object) -> str:
+    """A table of the scale benchmark's records."""
+    lines = [
+        "### Exemplars from many inputs",
+        "",
+        "| recipe | inputs | labels | seconds | CPU seconds | GB | threads | load of the machine |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each['recipe']} | {each['inputs']:,} x {each['dimensions']} | {each['budget']:,} | "
+        f"{each['seconds']:.0f} | {each['cpu_seconds']:.0f} | {each['peak_memory_bytes'] / 1e9:.1f} | "
+        f"{each['threads']} | {each['load']:.1f} |"
+        for each in cast("list[dict[str, Any]]", stored)
+    ]
+    return "\n".join(lines)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

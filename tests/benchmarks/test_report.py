@@ -1,0 +1,42 @@
+"""The page of measurements: what is measured is replaced, what people wrote stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.records import Record, write_records
+from benchmarks.report import BEGIN, END, main, with_measured
+from fieldrepair_service.errors import InputError
+
+RECORD = Record(
+    case="camera", strategy="random", recipe="paper", budget=20, labels_used=20, seed=0, keep_reference="off", rounds=1,
+    epochs=10, field_before=0.4, field_after=0.6, reference_before=0.9, reference_after=0.88, gap_recovered=None,
+    propagation_accuracy=None, kept_epoch=9, forward_per_input=100.0, backward_per_input=12.0, seconds=30.0,
+    select_seconds=1.0, peak_memory_bytes=900_000_000, threads=2,
+)  # fmt: skip
+
+
+def test_the_page_gets_a_row_per_way_with_means_over_seeds(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"# Benchmarks\n\nWritten by hand.\n\n{BEGIN}\nold numbers\n{END}\n\nMore by hand.\n")
+    full = replace(RECORD, strategy="full", budget=400, labels_used=400, field_after=0.8)
+    write_records(tmp_path / "records.json", [RECORD, replace(RECORD, seed=1, field_after=0.72), full])
+    for _ in range(2):  # writing it again changes nothing
+        assert main([str(tmp_path / "records.json"), "--page", str(page), "--plots", str(tmp_path / "figures")]) == 0
+        text = page.read_text()
+    assert "old numbers" not in text
+    assert "Written by hand." in text
+    assert "More by hand." in text
+    assert "Before: field 40.0 %, reference 90.0 %. Seeds: 0, 1." in text
+    assert "| random | 20 | off | 2 | 66.0 % | 88.0 % | 0.65 |  | 100 + 12 | 30 | 900 |" in text
+    assert "| full | 400 | off | 1 | 80.0 % | 88.0 % | 1.00 |" in text
+    assert "![labels_camera](figures/labels_camera.png)" in text
+    assert text.count(BEGIN) == text.count(END) == 1
+
+
+def test_a_page_without_marks_is_left_alone() -> None:
+    with pytest.raises(InputError, match="expected the page to have a line"):
+        with_measured("# Benchmarks\n", "numbers")
