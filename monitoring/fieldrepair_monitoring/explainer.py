@@ -1,4 +1,5 @@
-"""Explains drift events after they were raised: in a thread of its own, so that no alert ever waits for it.
+"""Explains drift events after they were raised: in a thread of its own, so that no alert ever waits for it. The same
+thread measures what labels say of the accuracy, once there are any.
 
 What is left to do is read off the case book: an event without an explanation needs one, an explanation without an
 MLflow run needs that. So a monitor that was killed goes on where it was, and one event gets one explanation.
@@ -20,6 +21,7 @@ from fieldrepair_monitoring.errors import FieldInputsMissingError, ModelVersionM
 from fieldrepair_monitoring.explanation import explain
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
 from fieldrepair_monitoring.history_plot import HISTORY_PICTURE, history_plot
+from fieldrepair_monitoring.labelled import LabelledAccuracy
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.windows import FieldWindow, WindowReader
@@ -60,6 +62,7 @@ class Explainer:
         self._log = log
         self._book = book
         self._metrics = metrics
+        self._labelled = LabelledAccuracy(log, book, metrics)
         self._attempts: dict[int, _Attempts] = {}
 
     @contextmanager
@@ -79,6 +82,7 @@ class Explainer:
         while not stop.is_set():
             try:
                 self.round(stop)
+                self._labelled.refresh(self._settings.model_name)
             except StoreError as error:
                 self._metrics.errors.labels("explanation").inc()
                 wait = pause.failed()

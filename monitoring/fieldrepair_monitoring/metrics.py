@@ -92,9 +92,12 @@ class MonitorMetrics:
         )
         self.labelled_accuracy = Gauge(
             "fieldrepair_monitor_labelled_accuracy",
-            "Accuracy on those inputs of the last window whose right answer is known.",
+            "Accuracy on the labelled acceptance sample of the repair case at work: random field inputs of the shift.",
             _STREAM,
             registry=registry,
+        )
+        self.labelled_inputs = Gauge(
+            "fieldrepair_monitor_labelled_inputs", "Labels behind the labelled accuracy.", _STREAM, registry=registry
         )
         self.detector_statistic = Gauge(
             "fieldrepair_monitor_detector_statistic",
@@ -186,7 +189,6 @@ class MonitorMetrics:
         for gauge, value in (
             (self.accuracy_low, window.accuracy_low),
             (self.accuracy_high, window.accuracy_high),
-            (self.labelled_accuracy, window.labelled_accuracy),
         ):
             if value is not None:
                 gauge.labels(*stream).set(value)

@@ -104,10 +104,10 @@ def monitor_metrics() -> list[Metric]:
         estimated_accuracy=0.9,
         accuracy_low=0.8,
         accuracy_high=0.95,
-        labelled_accuracy=0.9,
         scores={"mmd": {"statistic": 0.1, "threshold": 0.2, "p_value": 0.5}},
     )
     metrics.window(*stream, window, 0.97)
+    metrics.labelled_accuracy.labels(*stream).set(0.9)
     metrics.timestamps(*stream, newest_ms=1000, now_s=0, late=1)
     metrics.failing(*stream, ValueError())
     metrics.event_open.labels(*stream).set(1)
@@ -141,7 +141,9 @@ def case_metrics(folder: Path) -> list[Metric]:
         window = WindowRecord(0, 0, 1, 100, "mmd", 0.5, 0.1, 0.001, drifted=True)
         opened = book.record_windows("digits", "3", {}, [window], event)
         assert opened is not None
-        book.plan_case(opened.case_id, [NewTask("r", 0, "repair")], budget=1, acceptance_size=0, pool_cursor={}, note="")
+        book.plan_case(
+            opened.case_id, [NewTask("r", 0, "repair")], budget=1, acceptance_size=0, pool_cursor={}, note=""
+        )
         book.claim(opened.case_id, "worker", 60)
         registry = CollectorRegistry()
         with exported_cases(registry, book):

@@ -141,19 +141,30 @@ def test_a_shift_of_a_case_is_seen_with_its_true_accuracy(case: Path, settings: 
     assert 0 <= alarm.true_accuracy <= 1
 
 
+def no_model(case: Path) -> None:
+    case.with_suffix(".pt").unlink()
+
+
+def another_checkpoint(case: Path) -> None:
+    torch.save({"mean": [0.5]}, case.with_suffix(".pt"))
+
+
+def no_case(case: Path) -> None:
+    case.unlink()
+
+
+def no_field(case: Path) -> None:
+    np.savez(case, train_x=np.zeros((3, 2)), train_y=[0], val_x=[0], val_y=[0])
+
+
 @pytest.mark.parametrize(
     ("break_it", "error", "says"),
     [
-        (lambda case: case.with_suffix(".pt").unlink(), HandOverError, "noise.pt does not exist"),
-        (lambda case: torch.save({"mean": [0.5]}, case.with_suffix(".pt")), HandOverError, "found mean"),
-        (lambda case: case.unlink(), ReferenceSetError, "noise.npz does not exist"),
-        (
-            lambda case: np.savez(case, train_x=np.zeros((3, 2)), train_y=[0], val_x=[0], val_y=[0]),
-            ReferenceSetError,
-            "lacks field_x, field_y",
-        ),
+        (no_model, HandOverError, "noise.pt does not exist"),
+        (another_checkpoint, HandOverError, "found mean"),
+        (no_case, ReferenceSetError, "noise.npz does not exist"),
+        (no_field, ReferenceSetError, "lacks field_x, field_y"),
     ],
-    ids=["no model", "other checkpoint", "no case", "no field"],
 )
 def test_a_case_that_is_none_is_refused(
     case: Path, break_it: Callable[[Path], object], error: type[Exception], says: str
