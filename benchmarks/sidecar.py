@@ -72,7 +72,8 @@ def traffic(bench: Bench, rounds: int, seconds: float) -> Result:
 
 def mlflow(bench: Bench, rounds: int, seconds: float) -> Result:
     """p50 at one connection in front of MLflow's scoring server with a small CNN."""
-    ways = {"mlflow_direct": bench.mlflow(), "mlflow_sidecar": bench.mlflow_sidecar()}
+    server = bench.mlflow()
+    ways = {"mlflow_direct": server, "mlflow_sidecar": bench.mlflow_sidecar(server)}
     p50 = _in_turns({name: lambda url=url: bench.wrk(url, 1, seconds).p50_us for name, url in ways.items()}, rounds)
     result: Result = {f"{name}_p50_us": round(statistics.median(values), 1) for name, values in p50.items()}
     ratios = [side / own for own, side in zip(*p50.values(), strict=True)]

@@ -20,10 +20,11 @@ async def answer_at_once(scope: Any, receive: Any, send: Any) -> None:
 
 def save_cnn(folder: Path) -> None:
     """Save a CNN of about 50,000 weights for rows of 784 values, as an MLflow model."""
-    import mlflow.pytorch  # these take seconds, and the trivial server does without
     import numpy as np
     import torch
-    from mlflow.models import infer_signature
+    from mlflow import pytorch  # pyright: ignore[reportPrivateImportUsage]  # these take seconds, and only this needs them
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
     from torch import nn
 
     torch.manual_seed(0)
@@ -31,11 +32,9 @@ def save_cnn(folder: Path) -> None:
         nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
         nn.Flatten(), nn.Linear(32 * 49, 32), nn.ReLU(), nn.Linear(32, 10), nn.Softmax(dim=1),
     )  # fmt: skip
-    asked = np.zeros((1, 784), np.float32)
-    answered = model(torch.from_numpy(asked)).detach().numpy()
-    mlflow.pytorch.save_model(
-        model, folder, signature=infer_signature(asked, answered), serialization_format="pickle", pip_requirements=[]
-    )
+    rows, scores = (Schema([TensorSpec(np.dtype(np.float32), (-1, width))]) for width in (784, 10))
+    signature = ModelSignature(rows, scores)
+    pytorch.save_model(model, folder, signature=signature, serialization_format="pickle", pip_requirements=[])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import urllib.request
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -202,8 +201,7 @@ class Bench:
         self._folder = folder
         self._running = ExitStack()
         self._model: Child | None = None
-        self._sidecar: SidecarChild | None = None
-        self._mlflow_sidecar: SidecarChild | None = None
+        self._sidecars: list[SidecarChild] = []
 
     def __enter__(self) -> Bench:
         return self
@@ -213,26 +211,22 @@ class Bench:
 
     def direct(self) -> str:
         """The trivial model server itself."""
-        if self._model is None:
-            self._model = self._keep(trivial_server(self._folder))
-        return self._model.url
+        return self._trivial().url
 
     def nginx_mirror(self) -> str:
         """nginx that mirrors to a second trivial server."""
-        self.direct()
-        assert self._model is not None  # noqa: S101 - just started
+        model = self._trivial()
         copies = self._keep(trivial_server(self._folder, "copies"))
         folder = self._folder / "nginx"
         folder.mkdir()
         (port,) = free_ports(1)
         config = folder / "nginx.conf"
-        config.write_text(_NGINX.format(folder=folder, model=self._model.port, copies=copies.port, port=port))
+        config.write_text(_NGINX.format(folder=folder, model=model.port, copies=copies.port, port=port))
         return self._keep(Child([self._nginx_program, "-c", str(config)], port, folder / "log")).url
 
     def sidecar(self) -> str:
         """The sidecar, in front of the trivial server, logging everything."""
-        self._sidecar = self._keep(SidecarChild(self._folder / "sidecar", self.direct()))
-        return self._sidecar.url
+        return self._logging(SidecarChild(self._folder / "sidecar", self.direct())).url
 
     def mlflow(self) -> str:
         """MLflow's scoring server with a small CNN."""
@@ -241,35 +235,41 @@ class Bench:
         (port,) = free_ports(1)
         command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "-p", str(port)]
         server = self._keep(Child([*command, "--env-manager", "local"], port, self._folder / "mlflow.log"))
-        self._mlflow_url = server.url
         return server.url
 
-    def mlflow_sidecar(self) -> str:
+    def mlflow_sidecar(self, mlflow: str) -> str:
         """A sidecar in front of that."""
-        self._mlflow_sidecar = self._keep(SidecarChild(self._folder / "mlflow-sidecar", self._mlflow_url))
-        return self._mlflow_sidecar.url
+        return self._logging(SidecarChild(self._folder / "mlflow-sidecar", mlflow)).url
 
     def wrk(self, url: str, connections: int, seconds: float) -> Load:
         """Ask for so long, and then let sidecars finish what they have to do, so that the next one has the machine."""
         load = wrk(self._folder, url, connections, seconds)
-        for sidecar in (self._sidecar, self._mlflow_sidecar):
-            if sidecar is not None and sidecar.url == url:
+        for sidecar in self._sidecars:
+            if sidecar.url == url:
                 sidecar.settle()
         return load
 
     def accounts(self) -> dict[str, int]:
         """What became of every request that reached a sidecar."""
         accounts = {"requests": 0, "rows_logged": 0, "rows_dropped": 0}
-        for sidecar in (self._sidecar, self._mlflow_sidecar):
-            if sidecar is not None:
-                numbers = sidecar.settle()
-                accounts["requests"] += int(numbers["exchanges_accepted_total"])
-                accounts["rows_logged"] += int(numbers["rows_logged_total"])
-                # A request is one row here.
-                accounts["rows_dropped"] += int(numbers["exchanges_dropped_total"])
+        for sidecar in self._sidecars:
+            numbers = sidecar.settle()
+            accounts["requests"] += int(numbers["exchanges_accepted_total"])
+            accounts["rows_logged"] += int(numbers["rows_logged_total"])
+            accounts["rows_dropped"] += int(numbers["exchanges_dropped_total"])  # a request is one row here
         return accounts
 
-    def _keep(self, child: Any) -> Any:
+    def _trivial(self) -> Child:
+        if self._model is None:
+            self._model = self._keep(trivial_server(self._folder))
+        return self._model
+
+    def _logging(self, sidecar: SidecarChild) -> SidecarChild:
+        self._running.callback(sidecar.stop)
+        self._sidecars.append(sidecar)
+        return sidecar
+
+    def _keep(self, child: Child) -> Child:
         self._running.callback(child.stop)
         return child
 

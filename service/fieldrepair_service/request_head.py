@@ -124,9 +124,11 @@ def _origin_form(method: bytes, url: bytes) -> tuple[bytes, bytes]:
         parts = httptools.parse_url(url)
     except httptools.HttpParserInvalidURLError as error:
         raise Refusal(400, "BadRequest", f"{shown!r} is no request target", close=True) from error
-    if parts.fragment is not None or parts.userinfo is not None or parts.schema not in (b"http", b"https"):
+    if b"#" in url or parts.schema not in (b"http", b"https"):
         raise Refusal(400, "BadRequest", f"a request target is a path or an http URL, got {shown!r}", close=True)
     _, _, rest = url.partition(b"://")
     authority = rest.partition(b"?")[0].partition(b"/")[0]
+    if b"@" in authority:
+        raise Refusal(400, "BadRequest", f"a request target has no user name, got {shown!r}", close=True)
     target = rest[len(authority) :]
     return (target if target.startswith(b"/") else b"/" + target), authority
