@@ -71,7 +71,7 @@ def check(exchange: Exchange, decoded: DecodedExchange) -> None:
         inputs.ndim >= 1 and inputs.size > 0 and inputs.dtype.kind in "biuf",
         scores is None or (scores.dtype == np.float32 and scores.ndim == 2 and len(scores) == count),
         classes is None or (classes.dtype == np.int32 and classes.shape == (count,)),
-        confidence is None or (scores is not None and confidence.shape == (count,)),
+        confidence is None or confidence.shape == (count,),
     ]
     if not all(kept):
         raise AssertionError(f"the decoder of {exchange.protocol} broke its contract: {kept}")
@@ -202,7 +202,7 @@ def _decode_all(
         except MemoryError:
             report.setdefault("memory", []).append({"body": number, "target": name})
         except Exception:  # noqa: BLE001 - that is what is looked for
-            found = {"body": number, "target": name, "error": traceback.format_exc(limit=-3)}
+            found: dict[str, object] = {"body": number, "target": name, "error": traceback.format_exc(limit=-3)}
             report.setdefault("wrong", []).append(found)
         if report or number % _REPORT_EVERY == 0 or number == numbers[-1]:
             signal.setitimer(signal.ITIMER_PROF, 0)

@@ -68,7 +68,15 @@ def _mlflow(rng: random.Random) -> Exchange:
         ]
     )
     answer: object = rng.choice(
-        [scores, [1] * len(inputs), ["cat"] * len(inputs), [{"0": 0.5, "1": 0.5}] * len(inputs), {"y": scores}]
+        [
+            scores,
+            [1] * len(inputs),
+            ["cat"] * len(inputs),
+            [{"0": 0.5, "1": 0.5}] * len(inputs),
+            {"y": scores},
+            [{"label": 1, "score": 0.5}] * len(inputs),
+            {"label": [1] * len(inputs), "score": [0.5] * len(inputs)},
+        ]
     )
     return _exchange("mlflow", _json(request), _json({"predictions": answer}), "/invocations")
 

@@ -80,16 +80,9 @@ def log(tmp_path: Path) -> FieldLog:
 
 
 def command(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    program = (
-        "import sys; from fieldrepair_service.commands import LogCommand as C; from pydantic_settings import CliApp\n"
-    )
-    program += "CliApp.run(C, cli_args=sys.argv[1:])"
-    return subprocess.run(
-        [sys.executable, "-c", program, "log", f"--state-dir={state}", *options],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    program = "import sys; from fieldrepair_service.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    arguments = [sys.executable, "-c", program, "log", f"--state-dir={state}", *options]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
 
 
 def test_tail_shows_the_newest_rows(log: FieldLog, tmp_path: Path) -> None:

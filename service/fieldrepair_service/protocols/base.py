@@ -22,7 +22,7 @@ class Predictions:
     predicted_class: npt.NDArray[np.int32] | None
     """(n,) index of the class. None if the answer does not say."""
     confidence: npt.NDArray[np.float32] | None
-    """(n,) probability of the predicted class, in 0..1. None without scores."""
+    """(n,) probability of the predicted class, in 0..1. None if the answer has neither scores nor a confidence."""
 
 
 @dataclass(frozen=True)

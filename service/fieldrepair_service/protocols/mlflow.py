@@ -22,6 +22,7 @@ from fieldrepair_service.protocols.bodies import (
     parse_json,
     unpack,
 )
+from fieldrepair_service.protocols.named_outputs import read_named
 from fieldrepair_service.protocols.tables import read_csv, read_parquet
 from fieldrepair_service.routes import MLFLOW
 
@@ -87,16 +88,29 @@ def _read_predictions(body: bytes, count: int) -> Predictions:
         raise DecodeError("the answer has no predictions", reason=drops.MALFORMED_ANSWER)
     predictions = answer["predictions"]
     if is_dict(predictions):
-        predictions = only_tensor(predictions)
+        predictions = _by_instance(predictions) or only_tensor(predictions)
     if not is_list(predictions):
         raise DecodeError(f"predictions are a {type(predictions).__name__}, not a list", reason=drops.OUTPUT_SHAPE)
     if len(predictions) != count:
         raise DecodeError(f"{len(predictions)} predictions for {count} instances", reason=drops.OUTPUTS_MISMATCH)
     if is_dict(predictions[0]):
+        named = read_named(predictions)
+        if named is not None:
+            return named
         predictions = _records(predictions, drops.MALFORMED_ANSWER)
     if all(isinstance(value, str) for value in predictions):
         return Predictions(None, None, None)  # names of classes; which is which is not known here
     return read_outputs(as_numbers(predictions, "the predictions"))
+
+
+def _by_instance(columns: dict[str, object]) -> list[object] | None:
+    """Several named lists of one length as one JSON object for each instance; None if they are not that."""
+    lists = {name: values for name, values in columns.items() if is_list(values)}
+    lengths = {len(values) for values in lists.values()}
+    if len(lists) < 2 or len(lists) < len(columns) or len(lengths) != 1:
+        return None
+    records: list[object] = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    return records if read_named(records) is not None else None
 
 
 def _records(records: list[object], reason: str = drops.MALFORMED_REQUEST) -> list[object]:

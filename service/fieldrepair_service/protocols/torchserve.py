@@ -25,6 +25,7 @@ from fieldrepair_service.protocols.bodies import (
     parse_json,
     unpack,
 )
+from fieldrepair_service.protocols.named_outputs import read_named
 from fieldrepair_service.routes import TORCHSERVE, model_in
 
 _CLASS_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -95,7 +96,7 @@ def _read_predictions(entries: list[object], count: int) -> Predictions:
         return read_outputs(as_numbers(entries, "the predictions"))
     if len(labelled) < count:
         raise DecodeError("some predictions are JSON objects and some are not", reason=drops.MALFORMED_ANSWER)
-    return _read_labelled(labelled)
+    return read_named(entries) or _read_labelled(labelled)
 
 
 def _read_labelled(entries: list[dict[str, object]]) -> Predictions:
