@@ -80,7 +80,7 @@ class ExportOptions(Spanned):
 
     input_spec: Path | None = None
     """For images: JSON file that says how an input is an image (height, width, channels, layout, mean, std). Default:
-    as the case book's newest drift event of the model has it, else what the shape suggests."""
+    as the case book's newest case of the model has it, else what the shape suggests."""
 
     @field_validator("dtype")
     @classmethod
