@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 _SHADES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
@@ -31,7 +32,7 @@ def half_blocks(png: bytes, columns: int, lines: int, *, colour: bool) -> str:
     return "\n".join(_line(upper, lower, colour=colour) for upper, lower in zip(pixels[::2], pixels[1::2], strict=True))
 
 
-def _line(upper: np.ndarray, lower: np.ndarray, *, colour: bool) -> str:
+def _line(upper: npt.NDArray[np.uint8], lower: npt.NDArray[np.uint8], *, colour: bool) -> str:
     if not colour:
         light = [
             (bool(above.mean() > 127), bool(below.mean() > 127)) for above, below in zip(upper, lower, strict=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import pytest
 from fastapi import FastAPI
 from PIL import Image
@@ -33,7 +34,7 @@ def port(
 ) -> Callable[..., str]:
     """Serves the case API over a log with instances of the tasks that ``plan`` makes; gives its URL."""
 
-    def start(instance: np.ndarray) -> str:
+    def start(instance: npt.NDArray[np.generic]) -> str:
         keys = [(f"r{i}", i) for i in range(4)] + [(f"a{i}", i) for i in range(3)]
         app = FastAPI()
         app.include_router(case_router(sqlite_book, log_inputs([(*key, instance) for key in keys])), prefix="/api")

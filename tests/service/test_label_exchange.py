@@ -115,7 +115,7 @@ def test_a_cancelled_annotation_is_a_skip_and_numbers_of_people_get_a_name(
     api: httpx.Client, sqlite_book: CaseBook, case: Case
 ) -> None:
     first, second = sqlite_book.tasks(case.id)[:2]
-    file = [
+    file: list[dict[str, Any]] = [
         {"data": {"fieldrepair_task": first.id}, "annotations": [{"was_cancelled": True, "result": []}]},
         {
             "data": {"fieldrepair_task": second.id},
@@ -266,5 +266,6 @@ def test_ground_truth_comes_in_batches_and_unknown_ids_wait(api: httpx.Client, s
     assert api.post("/api/labels", json=batch).json()["repeated"] == 2
     assert sqlite_book.ground_truth(["order-1"])["order-1", 1].source == "returns desk"
     assert len(sqlite_book.audit_trail()) == 1  # repeating is nothing to note
-    for wrong in ({"labels": []}, {"labels": [{"label": "cat"}]}, {"labels": [*labels, labels[0]]}):
+    refused: list[dict[str, Any]] = [{"labels": []}, {"labels": [{"label": "cat"}]}, {"labels": [*labels, labels[0]]}]
+    for wrong in refused:
         assert api.post("/api/labels", json=wrong).status_code == 422

@@ -6,7 +6,7 @@ one place that renders a task, and class names from traffic are escaped in one p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Form, HTTPException, Path, Request
@@ -86,7 +86,7 @@ def labelling_router(pages: Pages, stores: Stores) -> APIRouter:
         only_task = request.headers.get(_FRAGMENT) is not None
         last = book.last_answer(case_id, visitor.name)
         mine, answered_open = book.answered_by(case_id, visitor.name)
-        context: dict[str, object] = {
+        context: dict[str, Any] = {
             "case": case,
             "counts": book.task_counts(case_id),
             "mine": mine,

@@ -1,0 +1,1 @@
+from schemathesis import APIOperation as APIOperation
