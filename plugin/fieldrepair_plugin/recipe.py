@@ -53,6 +53,10 @@ class HybridSettings:
     """Which inputs without a label take part: the smooth ones, more likely the smoother; or all of them alike, as the
     paper's baselines have it."""
 
+    # Step 7, which epoch is kept.
+    kept: Literal["smoothest", "last"] = "smoothest"
+    """The epoch with the smallest total unsmoothness on the pool, or the last one."""
+
     # Step 6, training.
     consistency: bool = True
     """Run the MixMatch-style pass; without it only labels are learned from."""

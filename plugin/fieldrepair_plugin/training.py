@@ -151,6 +151,7 @@ class _State:
 
     def __init__(self, module: nn.Module, settings: HybridSettings, unsmooth: Tensor) -> None:
         self.module = module
+        self.settings = settings
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=settings.learning_rate,
@@ -163,9 +164,12 @@ class _State:
         self.kept_epoch = 0
 
     def finish(self, record: EpochRecord) -> None:
-        """Step 7: keep the weights of the epoch that is smoothest on the pool; of equals the first."""
+        """Step 7: keep the weights of the epoch that is smoothest on the pool, of equals the first; or of the last."""
         self.records.append(record)
-        if self.kept_epoch == 0 or record.total_unsmoothness < self.records[self.kept_epoch - 1].total_unsmoothness:
+        smoothest = (
+            self.kept_epoch == 0 or record.total_unsmoothness < self.records[self.kept_epoch - 1].total_unsmoothness
+        )
+        if smoothest or self.settings.kept == "last":
             self.kept_epoch = record.epoch
             self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 

@@ -94,10 +94,11 @@ def test_a_sample_finds_the_noise_that_all_of_the_pool_finds() -> None:
     whole = find_regions(embeddings, 30, HybridSettings())
     sampled = find_regions(embeddings, 30, HybridSettings(density_inputs=500))
     isolated = np.arange(1200, 1300)
-    # HDBSCAN itself joins a third of the isolated ones into loose clusters; a sample joins fewer.
-    assert np.isin(isolated, sampled.noise).mean() >= np.isin(isolated, whole.noise).mean() > 0.6
-    wrongly = len(np.setdiff1d(sampled.noise, isolated)) / 1200
-    assert wrongly < 0.1
+    # HDBSCAN itself joins a third of the isolated ones into loose clusters; a sample's verdict is close to that.
+    shares = [float(np.isin(isolated, found.noise).mean()) for found in (whole, sampled)]
+    assert shares[0] > 0.6
+    assert abs(shares[0] - shares[1]) <= 0.1
+    assert len(np.setdiff1d(sampled.noise, isolated)) < 12, "of 1,200 that are in dense groups"
     everyone = np.sort(np.concatenate([*sampled.members, sampled.noise]))
     assert np.array_equal(everyone, np.arange(len(embeddings)))
 

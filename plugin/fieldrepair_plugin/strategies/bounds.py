@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,14 @@ class BatchNormAdaptation(_NoLabels):
 
 
 class Full(PickingStrategy):
-    """Every label of the pool: the ceiling. For benchmarks, where the labels are there."""
+    """Every label of the pool: the ceiling. For benchmarks, where the labels are there.
+
+    A ceiling that is too low flatters all others, so it trains ten times as fast as the paper's settings say and keeps
+    its last epoch: with every label there is nothing that smoothness would know better.
+    """
 
     name = "full"
+    recipes = ("paper",)
 
     def labels_wanted(self, budget: int, askable: int) -> int:
         """All of them.
@@ -117,3 +123,8 @@ class Full(PickingStrategy):
     def pick(self, view: PoolView, budget: int) -> IntArray:
         """All."""
         return view.open
+
+    def training_settings(self, settings: HybridSettings) -> HybridSettings:
+        """The supervised pass, faster and to its end."""
+        own = super().training_settings(settings)
+        return replace(own, learning_rate=10 * settings.learning_rate, kept="last")

@@ -171,13 +171,17 @@ class PickingStrategy(ABC):
         if self._recipe(settings) == "default":
             result = train_default(model, reference, pool, selection, labels, settings, progress, checkpoint)
             return replace(result, strategy=self.name, recipe="default")
-        own = replace(settings, consistency=self.consistency, unlabelled="all")
+        own = self.training_settings(settings)
         labelled = self.labelled(selection, labels)
         result = fine_tune(model, reference, pool, selection, labels, labelled, own, progress or silent, checkpoint)
         return keep_reference(model.module, result, settings.keep_reference)
 
     def _recipe(self, settings: HybridSettings) -> str:
         return settings.recipe if settings.recipe in self.recipes else self.recipes[0]
+
+    def training_settings(self, settings: HybridSettings) -> HybridSettings:
+        """What the paper's engine trains with."""
+        return replace(settings, consistency=self.consistency, unlabelled="all")
 
     def labelled(self, selection: Selection, labels: Labels) -> tuple[IntArray, IntArray]:
         """Pool indices and classes to train on; at least one."""
