@@ -54,6 +54,8 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
     calm: dict[str, Decisions] = {}
     compared: dict[str, Decisions] = {}
     records: list[Record] = []
+    reference, _ = case.split(0, settings.drift_reference_size)
+    estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
     for split in range(SPLITS):
         reference, traffic = case.split(split, settings.drift_reference_size)
         # The slow ones take most of a minute to fit: one reference, and fewer windows.
@@ -71,7 +73,6 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
             for other in OTHERS:
                 _add(compared, other.name, *_others(other(reference.features), few, until_confirmed=False))
         if split == 0:
-            estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
             for moving in (shifted(case), ramp(case, traffic, split)):
                 severity = _severity(estimator, moving)
                 moved, took = _score(fitted, moving)
@@ -87,8 +88,8 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
                         drifted, took_them = _others(other(reference.features), again, until_confirmed=True)
                         theirs = Decisions([drifted], took_them)
                         records.append(make_record(case, other.name, again, theirs, severity, None))
-            calm_severity = _severity(estimator, replace(stream, windows=stream.windows[:ESTIMATED_WINDOWS]))
             console.print(f"  {case.name}: shifted traffic measured")
+    calm_severity = _severity(estimator, replace(lots[0], windows=lots[0].windows[:ESTIMATED_WINDOWS]))
     for name, decisions in calm.items():
         records.append(make_record(case, name, lots[0], decisions, calm_severity, options.p_value))
     few = replace(lots[0], name="no_drift_compared")

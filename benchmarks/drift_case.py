@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, which: npt.NDArray[np.integer]) -> Labelled:
+    def take(self, which: npt.NDArray[np.integer[Any]]) -> Labelled:
         """The chosen inputs only."""
         return Labelled(self.features.take(which), self.labels[which])
 

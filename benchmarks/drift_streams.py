@@ -58,11 +58,9 @@ def ramp(case: DriftCase, traffic: Labelled, seed: int) -> DriftStream:
     size = min(WINDOW, len(traffic))
     for share in shares:
         new = round(share * size)
-        old = generator.choice(len(traffic), size - new, replace=False)
+        old = generator.permutation(len(traffic))[: size - new]
         windows.append(
-            np.concatenate([old, len(traffic) + generator.choice(len(case.shifted), new, replace=False)]).astype(
-                np.int64
-            )
+            np.concatenate([old, len(traffic) + generator.permutation(len(case.shifted))[:new]]).astype(np.int64)
         )
         generator.shuffle(windows[-1])
     # In expectation, the accuracy falls in proportion to the share.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, which: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> Features:
+    def take(self, which: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice) -> Features:
         """The chosen inputs only.
 
         Args:

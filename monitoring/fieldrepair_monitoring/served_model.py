@@ -15,7 +15,7 @@ from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError
 from fieldrepair_monitoring.features import Features, FloatArray
 
 if TYPE_CHECKING:
-    from fieldrepair_service.inputs import ImageInput
+    from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 Output = Literal["logits", "probabilities"]
 
@@ -24,7 +24,7 @@ class ModelDescription(Protocol):
     """The part of a hand-over that running the model needs."""
 
     @property
-    def input(self) -> ImageInput:
+    def input(self) -> ImageInput | TabularInput | TextInput:
         """The served form of one instance."""
         ...
 

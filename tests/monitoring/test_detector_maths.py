@@ -99,7 +99,7 @@ class TestKernels:
         make = MmdDetector if library == "alibi_detect" else FrourosMmdDetector
         detector = make(DetectorOptions(p_value=0.05, window_size=15, calibration_windows=30))
         detector.fit(only(reference))
-        bandwidth = np.median(torch.pdist(torch.from_numpy(reference)).numpy()) / np.sqrt(2.0)
+        bandwidth = float(torch.pdist(torch.from_numpy(reference)).quantile(0.5)) / np.sqrt(2.0)
 
         def k(a: FloatArray, b: FloatArray) -> float:
             return float(np.exp(-((a - b) ** 2).sum() / (2 * bandwidth**2)))
@@ -153,13 +153,13 @@ class TestKernels:
         compared = reference[theirs.ref_inds.numpy()]
         detector.fit(only(compared))
         theirs.kernel = torch.nn.Module()
-        theirs.kernel.forward = detector._distance.kernel
-        theirs.x_ref = torch.from_numpy((reference - detector._centre).astype(np.float32))
+        theirs.kernel.forward = detector.distance.kernel
+        theirs.x_ref = torch.from_numpy((reference - detector.centre).astype(np.float32))
         theirs._initialise_state()
-        inside = detector._distance.reference
-        kernel = detector._distance.kernel(inside, inside).fill_diagonal_(0.0)
+        inside = detector.distance.reference
+        kernel = detector.distance.kernel(inside, inside).fill_diagonal_(0.0)
         theirs.k_xx_sub_sum = kernel.sum() / (len(inside) * (len(inside) - 1))
-        moved = (window - detector._centre).astype(np.float32)
+        moved = (window - detector.centre).astype(np.float32)
         expected = [theirs.score(row) for row in moved][detector.sliding - 1 :]
         assert detector.trajectory(only(window)).tolist() == pytest.approx(expected, abs=1e-5)
 
@@ -175,29 +175,28 @@ class TestKernels:
         detector = LsddDetector(DetectorOptions(p_value=0.05, window_size=30, calibration_windows=30))
         detector.fit(only(normal(200, 0)))
         window = normal(30, 1, shift=0.3)
-        test = detector._test
-        towards = test.kernel(test._normalize(torch.from_numpy(detector._moved(window))), test.kernel_centers)
+        test = detector.library
+        towards = test.kernel(test._normalize(torch.from_numpy(detector.moved(window))), test.kernel_centers)
         together = torch.cat([test.k_xc, towards])
         n = len(test.k_xc)
-        value, _ = permed_lsdds(
-            together, [torch.arange(n)], [torch.arange(n, n + 30)], test.H, detector._matrix.float()
-        )
+        value, _ = permed_lsdds(together, [torch.arange(n)], [torch.arange(n, n + 30)], test.H, detector.matrix.float())
         assert detector.score(only(window)).statistic == pytest.approx(float(value[0]), rel=1e-3)
 
     def test_the_conditional_distance_is_alibi_detect_s(self) -> None:
         from fieldrepair_monitoring.detectors.alibi import ContextMMDDriftTorch
-        from fieldrepair_monitoring.detectors.context_mmd import _inverse, adit
+        from fieldrepair_monitoring.detectors.context_mmd import adit, ridge_inverse
         from fieldrepair_monitoring.detectors.kernel_distance import gaussian
 
-        x, c, held = (torch.from_numpy(normal(size, seed, d=3)) for size, seed in ((50, 0), (50, 1), (8, 2)))
+        inputs_seen, contexts_seen = normal(50, 0, d=3), normal(50, 1, d=3)
+        x, c, held = (torch.from_numpy(rows) for rows in (inputs_seen, contexts_seen, normal(8, 2, d=3)))
         kernel = gaussian(1.5)
-        theirs = ContextMMDDriftTorch(x.numpy(), c.numpy(), n_permutations=1, device="cpu")
+        theirs = ContextMMDDriftTorch(inputs_seen, contexts_seen, n_permutations=1, device="cpu")
         theirs.lams = (torch.tensor(0.1), torch.tensor(0.2))
         bools = torch.cat([torch.zeros(30), torch.ones(20)])
         inputs, contexts, conditions = kernel(x, x), kernel(c, c), kernel(held, c)
         expected = float(theirs._cmmd(inputs, contexts, bools, conditions)[0])
-        a = conditions[:, :30] @ _inverse(contexts[:30, :30], 0.1)
-        b = conditions[:, 30:] @ _inverse(contexts[30:, 30:], 0.2)
+        a = conditions[:, :30] @ ridge_inverse(contexts[:30, :30], 0.1)
+        b = conditions[:, 30:] @ ridge_inverse(contexts[30:, 30:], 0.2)
         assert adit(inputs[:30, :30], inputs[30:, 30:], inputs[:30, 30:], a, b) == pytest.approx(expected, rel=1e-4)
 
 

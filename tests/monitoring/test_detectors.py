@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def features(n: int, seed: int, *, shift: float = 0.0, d: int = 8) -> Features:
     return Features(logits.astype(np.float32), scores, embeddings, rows)
 
 
-def altered(window: Features, which: Reading, value: np.ndarray) -> Features:
+def altered(window: Features, which: Reading, value: npt.NDArray[np.floating[Any]]) -> Features:
     return replace(window, **{which: value.astype(np.float32)})
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import mlflow
 import numpy as np
@@ -229,8 +229,7 @@ def test_several_detectors_make_one_decision(
         assert window.scores is not None
         assert set(window.scores) == {"mmd", "uncertainty"}
         assert window.detector in window.scores
-        score = window.scores[window.detector]
-        assert isinstance(score, dict)
+        score = cast("dict[str, float]", window.scores[window.detector])
         assert (score["statistic"], score["effect_size"]) == (window.statistic, window.effect_size)
         assert window.p_value == pytest.approx(min(2 * score["p_value"], 1.0)), "adjusted for two detectors"
         assert window.accuracy_low is not None
@@ -417,3 +416,41 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited for a minute"
         time.sleep(0.02)
+
+
+def test_a_sidecar_that_ships_late_or_has_a_wrong_clock_loses_nothing(
+    digits: Digits, field: FieldWriter, monitor: Monitor, book: CaseBook, metrics: MonitorMetrics
+) -> None:
+    field.write(digits.field_x[:100])
+    monitor.round()
+    behind = replace(field, writer="spool-2", seq=0, clock_ms=field.clock_ms - 3_600_000)
+    behind.write(digits.field_x[100:150])
+    ahead = replace(field, writer="spool-3", seq=0, clock_ms=int(time.time() * 1000) + 3_600_000)
+    ahead.write(digits.field_x[150:200])
+    monitor.round()
+    assert [window.index for window in book.windows("digits", "1")] == [0, 1, 2, 3]
+    assert sample(metrics, "windows_total", drifted="false") == 4
+    assert sample(metrics, "late_field_inputs_total") == 50
+    seconds_ahead = sample(metrics, "clock_ahead_seconds")
+    assert seconds_ahead is not None
+    assert 3000 < seconds_ahead < 3602
+    checkpoint = book.checkpoint("digits", "1")
+    assert checkpoint is not None
+    assert checkpoint.cursor == {"spool-1": (100, 0), "spool-2": (50, 0), "spool-3": (50, 0)}
+
+
+def test_a_new_version_begins_with_windows_of_its_own(
+    digits: Digits, field: FieldWriter, monitor: Monitor, book: CaseBook, metrics: MonitorMetrics
+) -> None:
+    field.write(digits.field_x[:80])
+    field.version = "2"  # not registered: it only must not be mixed with the first
+    field.write(digits.field_x[80:120])
+    field.version = "1"
+    field.write(digits.field_x[120:150])
+    monitor.round()
+    first, second = book.windows("digits", "1")
+    assert (first.cursor_start, second.cursor_start) == ({}, {"spool-1": (50, 0)})
+    assert book.windows("digits", "2") == [], "40 inputs are no window"
+    checkpoint = book.checkpoint("digits", "1")
+    assert checkpoint is not None
+    assert checkpoint.cursor == {"spool-1": (140, 0)}, "the second window leaves out what version 2 answered"

@@ -63,7 +63,7 @@ class Calibration:
     def judge(self, statistic: float, size: int) -> DriftScore:
         """Score of a window of ``size`` inputs with this statistic."""
         scale = (1 / size + CAUTION / self._reference) ** self._power
-        exceeding = len(self._null) - int(np.searchsorted(self._null, statistic / scale, side="left"))
+        exceeding = int((self._null >= statistic / scale).sum())
         p_value = (1 + exceeding) / (1 + len(self._null))
         effect = (max(statistic, 0.0) / self._chance) ** (0.5 / self._power)
         return DriftScore(

@@ -11,6 +11,8 @@ what such harmless windows show by chance is what a field window is compared wit
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 
@@ -41,18 +43,19 @@ class ContextMmdDetector(CalibratedDetector):
         moved, self._centre, bandwidth = centred(compared.embeddings)
         self._inputs = gaussian(bandwidth)
         self._contexts = gaussian(max(median_bandwidth(compared.scores), 0.05))
+        self._moved, self._shares = moved, compared.scores
         self._x, self._c = torch.from_numpy(moved), torch.from_numpy(compared.scores)
         self._among = self._inputs(self._x, self._x)
         own, contexts = self._among, self._contexts(self._c, self._c)
         self._weight_reference, self._weight_window = self._regularisation(own, contexts)
-        self._solved = _inverse(contexts, self._weight_reference)
+        self._solved = ridge_inverse(contexts, self._weight_reference)
         return self._aside
 
     def _regularisation(self, own: torch.Tensor, contexts: torch.Tensor) -> tuple[float, float]:
         """alibi-detect's cross-validated choice; for windows, on as many reference inputs as a window has."""
         picker = ContextMMDDriftTorch(
-            self._x.numpy(),
-            self._c.numpy(),
+            self._moved,
+            self._shares,
             x_kernel=GaussianRBF(),
             c_kernel=GaussianRBF(),
             x_ref_preprocessed=True,
@@ -86,7 +89,7 @@ class ContextMmdDetector(CalibratedDetector):
         x = torch.from_numpy((window.embeddings[~held] - self._centre).astype(np.float32))
         c, conditions = torch.from_numpy(window.scores[~held]), torch.from_numpy(window.scores[held])
         with torch.inference_mode():
-            solved = _inverse(self._contexts(c, c), self._weight_window)
+            solved = ridge_inverse(self._contexts(c, c), self._weight_window)
             a = self._contexts(conditions, self._c) @ self._solved
             b = self._contexts(conditions, c) @ solved
             return adit(self._among, self._inputs(x, x), self._inputs(self._x, x), a, b)
@@ -114,6 +117,7 @@ def adit(
     return float((own - 2.0 * ((a @ between) * b).sum(1)).mean())
 
 
-def _inverse(contexts: torch.Tensor, weight: float) -> torch.Tensor:
+def ridge_inverse(contexts: torch.Tensor, weight: float) -> torch.Tensor:
+    """``(L + n weight I)^-1`` of an ``(n, n)`` kernel matrix ``L``."""
     n = len(contexts)
-    return torch.linalg.inv(contexts + n * weight * torch.eye(n))
+    return cast(torch.Tensor, torch.linalg.inv(contexts + n * weight * torch.eye(n)))

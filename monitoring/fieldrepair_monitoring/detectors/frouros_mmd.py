@@ -28,4 +28,4 @@ class FrourosMmdDetector(KernelDetector):
         return np.arange(len(moved)), gaussian(bandwidth)
 
     def _statistic(self, window: Features) -> float:
-        return float(self._mmd.compare((window.embeddings - self._centre).astype(np.float32))[0].distance)
+        return float(self._mmd.compare((window.embeddings - self.centre).astype(np.float32))[0].distance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class KernelDistance:
         """MMD^2 of each of these ``(b, m)`` windows of the reference and the inputs that are not in it."""
         with torch.inference_mode():
             inside = torch.from_numpy(members(windows, len(self.reference))).to(self._matrix)
-            return mmd2(self._matrix, inside, windows.shape[1]).cpu().numpy()
+            return to_numpy(mmd2(self._matrix, inside, windows.shape[1]))
 
     def to(self, window: torch.Tensor) -> float:
         """MMD^2 of the reference and a ``(m, d)`` window."""
@@ -69,7 +70,7 @@ class KernelDistance:
                 counts = torch.from_numpy(members(windows[start : start + 2048], len(pool))).to(among)
                 own = (counts * (among @ counts)).sum(0, dtype=torch.float64) - m  # each input with itself
                 found.append(self.within + own / (m * (m - 1)) - 2.0 * (counts.double().T @ towards) / m)
-            return torch.cat(found).cpu().numpy()
+            return to_numpy(torch.cat(found))
 
 
 def mmd2(kernel: torch.Tensor, assignments: torch.Tensor, m: int) -> torch.Tensor:
@@ -93,6 +94,11 @@ def mmd2(kernel: torch.Tensor, assignments: torch.Tensor, m: int) -> torch.Tenso
     between = touching - within
     rest = rows.sum() - within - 2.0 * between
     return rest / (n * (n - 1)) + within / (m * (m - 1)) - 2.0 * between / (n * m)
+
+
+def to_numpy(values: torch.Tensor) -> Statistics:
+    """The numbers of a tensor on any device, as float64."""
+    return cast(Statistics, values.detach().to("cpu", torch.float64).numpy())
 
 
 def gaussian(bandwidth: float) -> Kernel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +15,9 @@ Distances = npt.NDArray[np.float64]
 _CELLS = 4_000_000
 
 
-def ks_distances(reference: npt.NDArray[np.floating], pool: npt.NDArray[np.floating], windows: Windows) -> Distances:
+def ks_distances(
+    reference: npt.NDArray[np.floating[Any]], pool: npt.NDArray[np.floating[Any]], windows: Windows
+) -> Distances:
     """The largest difference between the distribution functions of the reference and of each window.
 
     Args:
@@ -28,14 +32,16 @@ def ks_distances(reference: npt.NDArray[np.floating], pool: npt.NDArray[np.float
     return np.stack([_column(reference[:, at], pool[:, at], windows) for at in columns], axis=1)
 
 
-def leave_out_distances(reference: npt.NDArray[np.floating], windows: Windows) -> Distances:
+def leave_out_distances(reference: npt.NDArray[np.floating[Any]], windows: Windows) -> Distances:
     """The same for windows of the reference, each against the inputs that are not in it: ``(b, f)``."""
     n, m = len(reference), windows.shape[1]
     # F_all is the mixture of F_window and F_rest, so F_window - F_rest = (F_window - F_all) n / (n - m).
     return ks_distances(reference, reference, windows) * (n / (n - m))
 
 
-def _column(reference: npt.NDArray[np.floating], pool: npt.NDArray[np.floating], windows: Windows) -> Distances:
+def _column(
+    reference: npt.NDArray[np.floating[Any]], pool: npt.NDArray[np.floating[Any]], windows: Windows
+) -> Distances:
     values, ranks = np.unique(np.concatenate([reference, pool]), return_inverse=True)
     expected = np.cumsum(np.bincount(ranks[: len(reference)], minlength=len(values))) / len(reference)
     of_pool = ranks[len(reference) :]

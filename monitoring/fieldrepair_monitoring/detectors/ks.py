@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fieldrepair_monitoring.detectors.alibi import KSDrift, classifier_uncertainty
+from fieldrepair_monitoring.detectors.calibration import Statistics
 from fieldrepair_monitoring.detectors.ks_base import ColumnsKsDetector
 from fieldrepair_monitoring.features import Features, FloatArray
 
@@ -44,5 +45,5 @@ class UncertaintyDetector(_AlibiKs):
         return entropy.reshape(len(scores), 1).astype(np.float32)
 
 
-def _identity(scores: FloatArray) -> FloatArray:
+def _identity(scores: Statistics) -> Statistics:
     return scores

@@ -8,7 +8,7 @@ import torch
 from fieldrepair_monitoring.detectors.alibi import LSDDDriftTorch, permed_lsdds
 from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
 from fieldrepair_monitoring.detectors.calibration import Statistics, Windows, members
-from fieldrepair_monitoring.detectors.kernel_distance import centred
+from fieldrepair_monitoring.detectors.kernel_distance import centred, to_numpy
 from fieldrepair_monitoring.features import Features, FloatArray
 
 # Random splits by which alibi-detect chooses its regularisation.
@@ -33,7 +33,7 @@ class LsddDetector(CalibratedDetector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             test = LSDDDriftTorch(
-                self._moved(reference.embeddings),
+                self.moved(reference.embeddings),
                 x_ref_preprocessed=True,
                 n_kernel_centers=max(10, len(reference) // 20),
                 n_permutations=1,
@@ -42,12 +42,13 @@ class LsddDetector(CalibratedDetector):
             n = len(test.k_xc)
             orders = [torch.randperm(n) for _ in range(_SPLITS)]
             _, matrix = permed_lsdds(test.k_xc, [o[: n // 2] for o in orders], [o[n // 2 :] for o in orders], test.H)
-        self._test, self._matrix = test, matrix.double()
+        self.library, self.matrix = test, matrix.double()
         self._similar = test.k_xc.double()
         # Which inputs became centres does not matter: windows are drawn from the n others.
         return reference.take(slice(0, n))
 
-    def _moved(self, embeddings: FloatArray) -> FloatArray:
+    def moved(self, embeddings: FloatArray) -> FloatArray:
+        """Embeddings as alibi-detect gets them: around zero, and where the reference never moves, 0 or a step away."""
         moved = (embeddings - self._centre).astype(np.float32)
         # Where the reference never moves, a field input is either the same (0) or infinitely far; a large number will
         # do.
@@ -69,9 +70,10 @@ class LsddDetector(CalibratedDetector):
         return float(self._quadratic(self._similar.mean(0) - self._towards_centres(window).mean(0)[None])[0])
 
     def _towards_centres(self, features: Features) -> torch.Tensor:
-        rows = torch.from_numpy(self._moved(features.embeddings)).to(self.options.device)
+        rows = torch.from_numpy(self.moved(features.embeddings)).to(self.options.device)
         with torch.inference_mode():
-            return self._test.kernel(self._test._normalize(rows), self._test.kernel_centers).double()
+            scaled = self.library._normalize(rows)  # pyright: ignore[reportPrivateUsage] - there is no other way to it
+            return self.library.kernel(scaled, self.library.kernel_centers).double()
 
     def _quadratic(self, differences: torch.Tensor) -> Statistics:
-        return ((differences @ self._matrix) * differences).sum(1).cpu().numpy()
+        return to_numpy(((differences @ self.matrix) * differences).sum(1))

@@ -25,9 +25,9 @@ class KernelDetector(CalibratedDetector):
     power = 1.0
 
     def _learn(self, reference: Features) -> Features:
-        moved, self._centre, bandwidth = centred(reference.embeddings)
+        moved, self.centre, bandwidth = centred(reference.embeddings)
         kept, kernel = self._kernel(moved, bandwidth)
-        self._distance = KernelDistance(self._tensor(moved[kept]), kernel)
+        self.distance = KernelDistance(self._tensor(moved[kept]), kernel)
         return reference.take(kept)
 
     @abstractmethod
@@ -35,16 +35,16 @@ class KernelDetector(CalibratedDetector):
         """The kernel, and which of the ``(n, d)`` embeddings around zero stand for the reference under it."""
 
     def _leave_out(self, reference: Features, windows: Windows) -> Statistics:
-        return self._distance.leave_out(windows)
+        return self.distance.leave_out(windows)
 
     def _statistic(self, window: Features) -> float:
-        return self._distance.to(self._moved(window.embeddings))
+        return self.distance.to(self._moved(window.embeddings))
 
     def _statistics(self, pool: Features, windows: Windows) -> Statistics:
-        return self._distance.to_many(self._moved(pool.embeddings), windows)
+        return self.distance.to_many(self._moved(pool.embeddings), windows)
 
     def _moved(self, embeddings: FloatArray) -> torch.Tensor:
-        return self._tensor((embeddings - self._centre).astype(np.float32))
+        return self._tensor((embeddings - self.centre).astype(np.float32))
 
     def _tensor(self, rows: FloatArray) -> torch.Tensor:
         return torch.from_numpy(rows).to(self.options.device)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fieldrepair_monitoring.detectors.calibration import Statistics, Windows
+from fieldrepair_monitoring.detectors.kernel_distance import to_numpy
 from fieldrepair_monitoring.detectors.mmd import MmdDetector
 from fieldrepair_monitoring.features import Features
 
@@ -39,9 +40,9 @@ class OnlineMmdDetector(MmdDetector):
         return self.options.window_size / self.options.p_value
 
     def _leave_out(self, reference: Features, windows: Windows) -> Statistics:
-        rows = self._distance.reference
+        rows = self.distance.reference
         with torch.inference_mode():
-            matrix = self._distance.kernel(rows, rows).fill_diagonal_(0.0).cpu().numpy().astype(np.float64)
+            matrix = to_numpy(self.distance.kernel(rows, rows).fill_diagonal_(0.0))
         n, m = len(matrix), windows.shape[1]
         totals, everything = matrix.sum(axis=1), float(matrix.sum())
         found = np.empty(len(windows))
@@ -63,9 +64,9 @@ class OnlineMmdDetector(MmdDetector):
         """MMD^2 after each input from the first full slide on: ``(len(window) - sliding + 1,)``."""
         moved = self._moved(window.embeddings)
         with torch.inference_mode():
-            own = self._distance.kernel(moved, moved).fill_diagonal_(0.0).cpu().numpy().astype(np.float64)
-            towards = self._distance.kernel(self._distance.reference, moved).mean(0, dtype=torch.float64).cpu().numpy()
-        return self._slide(own, towards) + self._distance.within
+            own = to_numpy(self.distance.kernel(moved, moved).fill_diagonal_(0.0))
+            towards = to_numpy(self.distance.kernel(self.distance.reference, moved).mean(0, dtype=torch.float64))
+        return self._slide(own, towards) + self.distance.within
 
     def _slide(self, own: Statistics, towards: Statistics) -> Statistics:
         """The part of MMD^2 that depends on the sliding window, at each of its positions.

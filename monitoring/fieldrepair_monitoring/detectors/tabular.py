@@ -8,6 +8,8 @@ make limits wrong, and the ranking does not mind.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc, kolmogi, kolmogorov
@@ -102,7 +104,9 @@ def chi_square(
     return statistic, np.maximum((both > 0).sum(axis=1) - 1.0, 1.0)
 
 
-def _counts(values: npt.NDArray[np.floating], categories: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def _counts(
+    values: npt.NDArray[np.floating[Any]], categories: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float64]:
     """``(b, m)`` values to ``(b, k + 1)`` counts; the last is for values the reference never had."""
     at = np.searchsorted(categories, values).clip(max=len(categories) - 1)
     at = np.where(categories[at] == values, at, len(categories))
@@ -111,7 +115,7 @@ def _counts(values: npt.NDArray[np.floating], categories: npt.NDArray[np.floatin
     return counts.reshape(len(values), -1).astype(np.float64)
 
 
-def _is_categorical(column: npt.NDArray[np.floating]) -> bool:
+def _is_categorical(column: npt.NDArray[np.floating[Any]]) -> bool:
     values = np.unique(column)
     return len(values) <= MOST_CATEGORIES and bool((values == np.round(values)).all())
 
