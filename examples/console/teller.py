@@ -241,7 +241,7 @@ class Teller:
         places = PCA(n_components=2, random_state=0).fit_transform(flat)
         places = (places - places.min(axis=0)) / np.ptp(places, axis=0)
         unsmooth = np.clip(0.5 - 0.45 * places[:, 0] + self._random.normal(0, 0.09, len(flat)), 0.01, 0.98)
-        neighbours = NearestNeighbors(n_neighbors=14).fit(flat).kneighbors(flat, return_distance=False)
+        _, neighbours = NearestNeighbors(n_neighbors=14).fit(flat).kneighbors(flat)
         regions, exemplars = np.full(len(flat), -1, dtype=np.int64), list[int]()
         for at in np.argsort(-unsmooth[neighbours].sum(axis=1)).tolist():
             if len(exemplars) < REPAIR and regions[at] < 0:

@@ -74,11 +74,12 @@ def _project(unit: FloatArray, seed: int) -> tuple[Method, npt.NDArray[np.float6
     method: Method = "pca"
     if len(unit) >= _FEWEST_FOR_UMAP and importlib.util.find_spec("umap") is not None:
         umap: Any = importlib.import_module("umap")
-        places = np.asarray(umap.UMAP(n_components=2, metric="cosine", random_state=seed).fit_transform(unit))
+        found: Any = umap.UMAP(n_components=2, metric="cosine", random_state=seed).fit_transform(unit)
         method = "umap"
     elif min(unit.shape) >= 2:
-        places = np.asarray(PCA(n_components=2, random_state=seed).fit_transform(unit))
+        found = PCA(n_components=2, random_state=seed).fit_transform(unit)
     else:  # one input, or one dimension: there is no plane to see
-        places = np.stack([unit[:, 0], np.zeros(len(unit))], axis=1)
+        found = np.stack([unit[:, 0], np.zeros(len(unit))], axis=1)
+    places: npt.NDArray[np.float64] = np.asarray(found, dtype=np.float64)
     low, high = places.min(axis=0), places.max(axis=0)
-    return method, ((places - low) / np.where(high > low, high - low, 1.0)).astype(np.float64)
+    return method, ((places - low) / np.where(high > low, high - low, 1.0))

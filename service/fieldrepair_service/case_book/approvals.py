@@ -73,7 +73,8 @@ class Approvals(Cases):
             row = lock_case(session, case_id)
             if row.state != str(CaseState.ACCEPTED) or row.candidate_version is None:
                 raise Conflict(f"only an accepted case with a candidate can be promoted, case {case_id} is {row.state}")
-            if _KEY not in row.progress or row.progress[_KEY].get("problem"):
+            stored = _stored(row)
+            if stored is None or stored.get("problem"):
                 _store(row, {"by": actor, "at_ms": now, "version": row.candidate_version})
                 row.updated_ms = now
                 detail = {
@@ -95,13 +96,18 @@ class Approvals(Cases):
         now = self._now()
         with self._database.writing() as session:
             row = lock_case(session, case_id)
-            if _KEY not in row.progress:
+            stored = _stored(row)
+            if stored is None:
                 raise Conflict(f"nobody has approved case {case_id}")
-            answer = {"problem": problem} if problem else {"problem": "", "moved_ms": now}
-            _store(row, {**row.progress[_KEY], **answer})
+            _store(row, {**stored, "problem": problem, **({} if problem else {"moved_ms": now})})
             row.updated_ms = now
             session.flush()
             return read_case(session, case_id)
+
+
+def _stored(row: CaseRow) -> Mapping[str, object] | None:
+    found = row.progress.get(_KEY)
+    return cast(Mapping[str, object], found) if isinstance(found, Mapping) else None
 
 
 def _store(row: CaseRow, approval: Mapping[str, object]) -> None:

@@ -114,15 +114,11 @@ def model_views(book: CaseBook, active: UpstreamView | None) -> list[ModelView]:
     checkpoints = sorted(book.checkpoints(), key=lambda checkpoint: checkpoint.updated_ms)
     cases = book.cases(limit=_CASES_PER_PAGE)
     served = active if active is not None and active.model_name != UNKNOWN_MODEL else None
-    names = dict.fromkeys(
-        [
-            *([served.model_name] if served else []),
-            *(checkpoint.model_name for checkpoint in reversed(checkpoints)),
-            *(case.model_name for case in cases),
-        ]
-    )
+    named: list[str] = [served.model_name] if served else []
+    named += [checkpoint.model_name for checkpoint in reversed(checkpoints)]
+    named += [case.model_name for case in cases]
     views: list[ModelView] = []
-    for name in names:
+    for name in dict.fromkeys(named):
         versions = [checkpoint.model_version for checkpoint in checkpoints if checkpoint.model_name == name]
         views.append(
             _model_view(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 from fastapi import Request
@@ -32,7 +32,8 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.globals.update(asset=static.url, CSRF=CSRF, Role=Role, **formats.FUNCTIONS)
+        known = cast(dict[str, Any], self._environment.globals)
+        known.update(asset=static.url, CSRF=CSRF, Role=Role, **formats.FUNCTIONS)
         self._environment.filters.update(formats.FILTERS)
 
     def render(
@@ -74,8 +75,3 @@ class Pages:
         return self.render(
             request, "error.html", visitor, status=status, headers=headers, heading=heading, detail=detail, code=status
         )
-
-
-def script_json(value: object) -> str:
-    """JSON that may stand in a ``data-`` attribute; the template escapes it."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))

@@ -18,7 +18,7 @@ _LONGEST_NAME = 100
 
 
 def sign_in_router(pages: Pages) -> APIRouter:
-    """Routes ``/login`` and ``/logout``."""
+    """Routes ``/login`` and ``/logout``. ``/login/session`` tells the sign-in page whether there is a session."""
     router = APIRouter(include_in_schema=False)
 
     def form(request: Request, target: str, name: str = "", problem: str = "", status: int = 200) -> Response:
@@ -31,6 +31,10 @@ def sign_in_router(pages: Pages) -> APIRouter:
         if security_of(request).signed_in(request) is not None:
             return RedirectResponse(local_path(target), 303)
         return form(request, target)
+
+    @router.get("/login/session")
+    def session(request: Request) -> dict[str, bool]:
+        return {"signed_in": security_of(request).signed_in(request) is not None}
 
     @router.post("/login")
     def sign_in(
