@@ -11,13 +11,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from fieldrepair_service.api import case_router
+from fieldrepair_service.case_api import api_guard
 from fieldrepair_service.case_book import Case, CaseBook
+from fieldrepair_service.console.security import Security
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.http_errors import install_error_handlers
 from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.roles import Role
 
 OpenCase = Callable[..., Case]
 
@@ -269,3 +272,32 @@ def test_ground_truth_comes_in_batches_and_unknown_ids_wait(api: httpx.Client, s
     refused: list[dict[str, Any]] = [{"labels": []}, {"labels": [{"label": "cat"}]}, {"labels": [*labels, labels[0]]}]
     for wrong in refused:
         assert api.post("/api/labels", json=wrong).status_code == 422
+
+
+def test_labels_come_in_by_a_labellers_token_under_the_name_it_speaks_for(
+    sqlite_book: CaseBook,
+    case: Case,
+    log_inputs: Callable[..., FieldLog],
+    serve: Callable[[FastAPI], httpx.Client],
+) -> None:
+    app = FastAPI()
+    tokens = {role: f"the-{role}s-secret-token" for role in Role}
+    app.state.security = Security(tokens)
+    app.include_router(case_router(sqlite_book, log_inputs([])), prefix="/api", dependencies=[Depends(api_guard)])
+    install_error_handlers(app)
+    client = serve(app)
+    task = sqlite_book.tasks(case.id)[0]
+    event = {
+        "action": "ANNOTATION_CREATED",
+        "annotation": json.loads(_good(task.id))["annotations"][0],
+        "task": {"data": {"fieldrepair_task": task.id}},
+    }
+    url = f"/api/cases/{case.id}/label-studio/webhook"
+    assert client.post(url, json=event).status_code == 401
+    for role, status in ((Role.VIEWER, 403), (Role.LABELLER, 200)):
+        headers = {"authorization": f"Bearer {tokens[role]}"}
+        assert client.post(url, json=event, headers=headers).status_code == status
+    assert [(e.actor, e.role, e.action) for e in sqlite_book.audit_trail()] == [
+        ("label-studio", "labeller", "import"),
+        ("label-studio", "labeller", "label"),
+    ]
