@@ -26,7 +26,7 @@ def test_the_page_gets_a_row_per_way_with_means_over_seeds(tmp_path: Path) -> No
     write_records(tmp_path / "records.json", [RECORD, replace(RECORD, seed=1, field_after=0.72), full])
     for _ in range(2):  # writing it again changes nothing
         assert main([str(tmp_path / "records.json"), "--page", str(page), "--plots", str(tmp_path / "figures")]) == 0
-        text = page.read_text()
+    text = page.read_text()
     assert "old numbers" not in text
     assert "Written by hand." in text
     assert "More by hand." in text
