@@ -48,8 +48,13 @@ class LogCommand(StoreSettings):
     """Look at the field log: tail, stats, export."""
 
     tail: CliSubCommand[TailOptions]
+    """Show the newest rows, one line each, and those that come after them."""
+
     stats: CliSubCommand[StatsOptions]
+    """Count rows by day, model version and class; say what was dropped, and how large the table is."""
+
     export: CliSubCommand[ExportOptions]
+    """Write rows, with their labels, to a file or folder that other tools read."""
 
     def cli_cmd(self) -> None:
         """Run the one that was named."""
