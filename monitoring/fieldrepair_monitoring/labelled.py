@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 
@@ -69,6 +71,6 @@ class LabelledAccuracy:
         self._metrics.labelled_inputs.labels(*names).set(len(right))
         event = self._book.event(case.event_id)
         if event.explanation is not None:
-            known = event.explanation.get("accuracy")
-            told = {**(known if isinstance(known, dict) else {}), "labelled": accuracy, "labelled_count": len(right)}
+            known = cast("Mapping[str, object]", event.explanation.get("accuracy") or {})
+            told = {**known, "labelled": accuracy, "labelled_count": len(right)}
             self._book.explain_event(event.id, {**event.explanation, "accuracy": told})

@@ -14,6 +14,7 @@ from fieldrepair_monitoring.labelled import LabelledAccuracy
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_service.case_book import CaseBook, NewDriftEvent, NewTask, WindowRecord, open_case_book
 from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 
 if TYPE_CHECKING:
     from tests.monitoring.conftest import FieldWriter
@@ -73,9 +74,8 @@ def test_labels_of_the_random_sample_are_compared_with_what_the_model_answered(
     append = log.append
 
     def with_answers(rows: pa.Table, *, writer: str, last_seq: int) -> bool:
-        column = pa.array([next(answers) for _ in range(rows.num_rows)], pa.int32())
-        at = rows.schema.get_field_index("predicted_class")
-        return append(rows.set_column(at, "predicted_class", column), writer=writer, last_seq=last_seq)
+        answered = [{**record, "predicted_class": next(answers)} for record in rows.to_pylist()]
+        return append(pa.Table.from_pylist(answered, schema=FIELD_LOG_SCHEMA), writer=writer, last_seq=last_seq)
 
     monkeypatch.setattr(log, "append", with_answers)
     field.write(np.zeros((5, 1, 2, 2), np.float32))

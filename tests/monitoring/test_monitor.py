@@ -454,3 +454,10 @@ def test_a_new_version_begins_with_windows_of_its_own(
     checkpoint = book.checkpoint("digits", "1")
     assert checkpoint is not None
     assert checkpoint.cursor == {"spool-1": (140, 0)}, "the second window leaves out what version 2 answered"
+
+
+def test_a_gpu_is_used_if_there_is_one_unless_told_otherwise(settings: MakeSettings) -> None:
+    import torch
+
+    assert settings().torch_device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert settings(monitor_device="cuda:1").torch_device == "cuda:1"
