@@ -116,8 +116,10 @@ def kills(folder: Path, count: int, durability: str) -> dict[str, float | int]:
             answered.update(clients.answered)
             ages.update({each: killed - at for each, at in clients.answered.items()})
         last = SidecarChild(folder, model.url, *options, name="sidecar-last")
-        last.settle()
-        last.stop()
+        try:
+            last.settle()
+        finally:
+            last.stop()
         log = _logged(last.field_log)
     finally:
         model.stop()

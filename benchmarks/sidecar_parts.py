@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 _WORDS = "Debian's packages are nginx-light (or nginx) and wrk: apt-get install nginx-light wrk"
+
+_PATIENCE_SECONDS = 180
 
 _NGINX = """
 worker_processes auto;
@@ -89,8 +92,8 @@ class Load:
 class Child:
     """A process that listens on a port, ended with :meth:`stop`."""
 
-    def __init__(self, command: list[str], port: int, log: Path, *, path: str = "/ping", patience: float = 180) -> None:
-        """Start it and wait until it listens.
+    def __init__(self, command: list[str], port: int, log: Path, *, also: Sequence[int] = ()) -> None:
+        """Start it and wait until it listens, on this port and on those besides.
 
         Raises:
             RuntimeError: if it does not, with the end of what it said.
@@ -102,8 +105,8 @@ class Child:
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
             self.process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
-        end = time.monotonic() + patience
-        while not self._listens():
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while not all(map(_listens, (port, *also))):
             if self.process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise RuntimeError(f"{command[0]} did not start: {log.read_text(errors='replace')[-2000:]}")
@@ -123,13 +126,6 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
-
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
 
 
 class SidecarChild(Child):
@@ -153,7 +149,7 @@ class SidecarChild(Child):
             f"--traffic-port={traffic}", f"--control-port={control}", "--control-auth=off",
             f"--state-dir={folder / 'state'}", f"--field-log={self.field_log}", *options,
         ]  # fmt: skip
-        super().__init__(command, traffic, folder / f"{name}.log")
+        super().__init__(command, traffic, folder / f"{name}.log", also=[control])
 
     def numbers(self) -> dict[str, float]:
         """Its metrics; dropped exchanges and rows summed over their reasons."""
@@ -340,6 +336,14 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _program(name: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import platform
 import struct
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,21 @@ def test_a_request_in_flight_finishes_where_it_is(start_traffic: StartTraffic, u
     assert replies == [b"from the old one"]
     eventually(lambda: not traffic.upstreams.draining)
     newer.close()
+
+
+def test_flushes_are_timed_and_the_table_has_a_version(traffic: Traffic, tmp_path: Path) -> None:
+    registry = create_registry(traffic.stats, traffic.capture, traffic.upstreams, traffic.spool, lambda: 1)
+    log = FieldLog.open(tmp_path / "field_log")
+    assert registry.get_sample_value("fieldrepair_field_log_version") is None  # nothing is known of it yet
+    for round_ in range(1, 3):
+        traffic.ask()
+        eventually(lambda round_=round_: read_counters(traffic.spool)[0].get(SPOOLED, 0) == round_)
+        spool = Spool.attach(traffic.spool)
+        assert Shipper(spool, log).ship(10) == 1  # another shipper goes on where the last one stopped
+        spool.close()
+        assert registry.get_sample_value("fieldrepair_flush_seconds_count") == round_
+        assert registry.get_sample_value("fieldrepair_field_log_version") == log.version
+    assert (registry.get_sample_value("fieldrepair_flush_seconds_sum") or 0) > 0
+    assert (registry.get_sample_value("fieldrepair_spool_commit_seconds_count") or 0) >= 2
+    labels = {"version": metadata.version("fieldrepair"), "python_version": platform.python_version()}
+    assert registry.get_sample_value("fieldrepair_build_info", labels) == 1
