@@ -6,17 +6,21 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import repair
+from benchmarks import drift, repair
 
 
 def main() -> int:
-    """Run the repair benchmark on every image case of ``FIELDREPAIR_DATA`` that has its model beside it."""
+    """Run the drift and the repair benchmark on every case of ``FIELDREPAIR_DATA`` that has its model beside it."""
     folder = os.environ.get("FIELDREPAIR_DATA", "")
     cases = sorted(path.with_suffix(".npz") for path in Path(folder).glob("*.pt")) if folder else []
     if not cases:
         print("no benchmark cases: set FIELDREPAIR_DATA to a folder of NAME.npz with NAME.pt (docs/benchmarks.md)")
         return 1
-    return repair.main([*(str(case) for case in cases), "--json", "build/benchmarks/repair.json"])
+    paths = [str(case) for case in cases]
+    table = Path(folder) / "elec2.npz"
+    tables = [str(table)] if table.exists() else []
+    drifted = drift.main([*paths, *tables, "--speed", "--json", "build/benchmarks/drift.json"])
+    return repair.main([*paths, "--json", "build/benchmarks/repair.json"]) or drifted
 
 
 if __name__ == "__main__":

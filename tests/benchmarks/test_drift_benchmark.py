@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from benchmarks.drift import main
+from benchmarks.drift_record import Decisions, upper_bound
+
+
+def test_a_table_is_measured_from_end_to_end(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+
+    def rows(n: int, shift: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        x = generator.standard_normal((n, 3)).astype(np.float32)
+        return x + np.float32(shift), (x[:, 0] > 0).astype(np.int64)
+
+    (train_x, train_y), (test_x, test_y) = rows(3000, 0.0), rows(2000, 2.0)
+    np.savez(tmp_path / "table.npz", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
+    out = tmp_path / "records.json"
+    arguments = ["--detectors", "tabular,frouros_ks", "--together", "tabular+frouros_ks", "--windows", "50"]
+    assert main([str(tmp_path / "table.npz"), *arguments, "--calibration-windows", "500", "--json", str(out)]) == 0
+    records = json.loads(out.read_text())
+    assert {(record["detector"], record["stream"]) for record in records} == {
+        (detector, stream)
+        for detector in ("tabular", "frouros_ks", "tabular+frouros_ks")
+        for stream in ("no_drift", "shifted", "ramp")
+    }
+    for record in records:
+        if record["stream"] == "no_drift":
+            assert (record["windows"], record["window_size"], record["delay_windows"]) == (50, 167, None)
+            assert record["alarms"] <= 2
+            assert record["true_accuracy"] == pytest.approx(record["estimated_accuracy"], abs=0.1)
+        if record["stream"] == "shifted":
+            assert (record["windows"], record["delay_windows"], record["confirmed_delay_windows"]) == (4, 1, 2)
+            assert record["true_accuracy"] < 0.7
+        if record["stream"] == "ramp":
+            assert 0 < record["loss_at_alarm"] < 0.4
+
+
+def test_confirmation_counts_shifts_and_not_windows() -> None:
+    seen = [bool(int(digit)) for digit in "0100011011000110"]
+    assert Decisions([np.array(seen)], 0.0).confirmed(0) == [6, 14], "the second after three calm ones"
+
+
+def test_the_upper_bound_by_hand() -> None:
+    assert upper_bound(0, 10_000) == pytest.approx(1 - 0.05 ** (1 / 10_000), rel=1e-6)
+    assert upper_bound(5, 5) == 1.0
