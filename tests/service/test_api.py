@@ -428,7 +428,7 @@ def test_openapi_documents_every_route_and_its_errors(book: CaseBook, log: Field
     operations = [
         (path, method, operation) for path, item in document["paths"].items() for method, operation in item.items()
     ]
-    assert len(operations) == 13
+    assert len(operations) == 22
     for path, method, operation in operations:
         assert operation["description"], path
         assert {"422", "503"} <= set(operation["responses"]), path
