@@ -125,7 +125,11 @@ class LabelTerminal:
 
     def _list(self, names: Sequence[str], which: Sequence[int]) -> None:
         if which:
-            text = "   ".join(f"{index + 1} {_plain(names[index])}" for index in which)
+            # A number that is itself the name of a class means that class; then numbers would only mislead.
+            numbered = not any(name.isdigit() for name in names)
+            text = "   ".join(
+                f"{index + 1} {_plain(names[index])}" if numbered else _plain(names[index]) for index in which
+            )
             self._say(textwrap.fill(text, shutil.get_terminal_size((80, 24)).columns - 1))
 
     def _say(self, text: str) -> None:

@@ -99,7 +99,7 @@ def labelling_router(pages: Pages, stores: Stores) -> APIRouter:
             "said": said,
         }
         if not only_task:
-            context["keys"] = class_keys(len(case.class_names))
+            context["keys"] = class_keys(case.class_names)
             context["searchable"] = len(case.class_names) >= SEARCH_FROM
             context["examples"] = _examples(book, case)
         return pages.render(request, "label_task.html" if only_task else "label.html", visitor, **context)
