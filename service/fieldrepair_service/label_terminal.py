@@ -126,7 +126,7 @@ class LabelTerminal:
     def _list(self, names: Sequence[str], which: Sequence[int]) -> None:
         if which:
             # A number that is itself the name of a class means that class; then numbers would only mislead.
-            numbered = not any(name.isdigit() for name in names)
+            numbered = not any(name.isdigit() and 1 <= int(name[:9]) <= len(names) for name in names)
             text = "   ".join(
                 f"{index + 1} {_plain(names[index])}" if numbered else _plain(names[index]) for index in which
             )
