@@ -103,7 +103,7 @@ def test_an_event_is_explained_with_pictures_in_the_case_and_in_mlflow(
         assert attachment is not None
         assert (folder / name).read_bytes() == attachment.content
     assert (folder / "explanation.json").exists()
-    assert (count(metrics, "explained"), count(metrics, "failed")) == (1, None)
+    assert (count(metrics, "explained"), count(metrics, "failed")) == (1, 0)
 
 
 def test_an_event_is_explained_once(event: DriftEvent, explainer: Explainer, book: CaseBook) -> None:

@@ -225,7 +225,6 @@ def test_each_role_may_do_its_own_things(start: Start, case: Case, tmp_path: Pat
         assert labelled.status_code == (200 if may_label else 403)
         for answer in (
             client.post(f"/api/cases/{case.id}/dismiss", json=dismiss, headers=bearer(role)),
-            client.post(f"/api/cases/{case.id}/unknown", json=dismiss, headers=bearer(role)),
             client.put("/upstream", json=upstream, headers=bearer(role)),
         ):
             assert answer.status_code == 403
