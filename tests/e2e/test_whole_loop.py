@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,11 +74,26 @@ def serves(running: FieldRepair, version: str) -> bool | None:
     return str(running.get("/upstream")["active"]["model_version"]) == version or None
 
 
-def move_champion_under_load(running: FieldRepair, part: Part, version: str, folder: Path) -> Load:
-    """Move the alias, wait until the new version serves and the old server is gone, keep asking all the while."""
+def approve_in_console(running: FieldRepair, case: dict[str, Any]) -> None:
+    """What the button on the case's page sends; ``up`` is to move the alias."""
+    place = f"{case['state']}/{case['attempt']}/{case['candidate_version']}"
+    path = f"/cases/{case['id']}/promote"
+    answer = running.control.post(path, data={"place": place, "reason": "fewer mistakes"})
+    assert answer.status_code == 303, answer.text
+
+
+def move_alias(version: str) -> None:
+    """What somebody does in MLflow."""
+    MlflowClient().set_registered_model_alias(MODEL, "champion", version)
+
+
+def switch_under_load(
+    running: FieldRepair, part: Part, version: str, folder: Path, decide: Callable[[], None]
+) -> Load:
+    """Decide, wait until the new version serves and the old server is gone, keep asking all the while."""
     with Load(running.traffic_url, part) as load:
         time.sleep(0.5)
-        MlflowClient().set_registered_model_alias(MODEL, "champion", version)
+        decide()
         wait_for(f"version {version}", lambda: serves(running, version), seconds=150, process=running.process)
         wait_for(
             "the old server to end",
@@ -159,16 +175,18 @@ def tell_the_story(running: FieldRepair, scans: dict[str, Part], folder: Path) -
     artifacts = {item.path for item in MlflowClient().list_artifacts(case["run_id"], "repair")}
     assert {"repair/confusion_field.png", "repair/repaired.png", "repair/broken.png"} <= artifacts
 
-    # Approval and roll-back, by nothing but the alias, under load.
+    # Approval in the console, then roll-back by nothing but the alias, both under load.
     before = accuracy(client, holdout)
-    load = move_champion_under_load(running, shifted, version, folder)
+    assert MlflowClient().get_model_version_by_alias(MODEL, "champion").version == "1"
+    load = switch_under_load(running, shifted, version, folder, lambda: approve_in_console(running, case))
+    assert MlflowClient().get_model_version_by_alias(MODEL, "champion").version == version
     assert load.failures == []
     assert load.requests > 50
     wait_for("the promotion", lambda: case_in(running, "promoted"), seconds=60, process=running.process)
     assert "candidate" not in MlflowClient().get_registered_model(MODEL).aliases
     assert accuracy(client, holdout) > before
 
-    load = move_champion_under_load(running, shifted, "1", folder)
+    load = switch_under_load(running, shifted, "1", folder, lambda: move_alias("1"))
     assert load.failures == []
     assert accuracy(client, holdout) == before
     case = running.get(f"/api/cases/{case['id']}")
