@@ -33,8 +33,8 @@ from fieldrepair_monitoring.severity import AccuracyEstimator
 
 Scores = dict[str, list[DriftScore]]
 
-IMAGES = "mmd,ks,uncertainty,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
-TABLES = "tabular,mmd,ks,uncertainty,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
+IMAGES = "mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
+TABLES = "tabular,mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
 SLOW = {"context_mmd", "online_mmd"}
 """Milliseconds to tens of them per window: these get ``--slow-windows``."""
 OURS = "fieldrepair"

@@ -51,9 +51,9 @@ class MonitorSettings(RegistrySettings):
     """Field inputs that are judged together. Only full windows are judged."""
     detectors: str = "mmd,uncertainty"
     """How windows are compared with the reference: one name, or several with commas between them. mmd, lsdd,
-    learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty and frouros_ks at class scores;
-    context_mmd at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), tabular is our
-    own, all others use alibi-detect (Business Source License 1.1)."""
+    learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty, frouros_ks and classes at class
+    scores; context_mmd at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), classes
+    and tabular are our own, all others use alibi-detect (Business Source License 1.1)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
     """Rate of false alarms per window, for all detectors together: a window with a smaller p-value has drifted."""
     drift_false_alarms_per_day: float | None = Field(default=None, gt=0)
@@ -83,8 +83,8 @@ class MonitorSettings(RegistrySettings):
     """How far the estimated accuracy must lie below the reference accuracy to count as harm (0.03 = 3 points)."""
 
     alert_webhook_url: HttpUrl | None = None
-    """Each drift event, and each candidate that waits for approval, is posted here. Default: none; both then show in the
-    case book and the metrics."""
+    """Each drift event, and each candidate that waits for approval, is posted here. Default: none; both then show in
+    the case book and the metrics."""
     alert_webhook_format: Literal["json", "slack"] = "json"
     """What is posted: plain JSON with every field, or a message for Slack's incoming webhooks."""
     alert_webhook_token: SecretStr | None = None

@@ -93,9 +93,7 @@ class WatchedVersion:
             ModelVersionMissingError, RegistryError: about MLflow.
         """
         handover = load_handover(name, version, cache_dir)
-        return cls(
-            handover, ServedModel(load_module(name, version), handover, device=settings.torch_device), settings
-        )
+        return cls(handover, ServedModel(load_module(name, version), handover, device=settings.torch_device), settings)
 
     @property
     def reference_accuracy(self) -> float:

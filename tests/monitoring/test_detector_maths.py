@@ -243,7 +243,7 @@ class TestColumns:
         np.testing.assert_allclose(leave_out_distances(reference, windows), expected, atol=1e-12)
 
     def test_chi_square_is_scipy_s(self) -> None:
-        from fieldrepair_monitoring.detectors.tabular import chi_square
+        from fieldrepair_monitoring.detectors.chi_square import chi_square
 
         observed, other = np.array([[10.0, 20.0, 5.0, 0.0]]), np.array([[40.0, 50.0, 30.0, 0.0]])
         expected = chi2_contingency(np.stack([observed[0, :3], other[0, :3]]), correction=False)

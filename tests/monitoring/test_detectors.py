@@ -177,7 +177,7 @@ def test_a_fit_leaves_the_process_s_random_numbers_alone_and_repeats(name: str) 
     assert fitted() == first
 
 
-@pytest.mark.parametrize("name", ["mmd", "ks", "lsdd", "tabular"])
+@pytest.mark.parametrize("name", ["mmd", "ks", "classes", "lsdd", "tabular"])
 def test_the_rate_of_false_alarms_is_at_most_the_chosen_one(name: str) -> None:
     """Over six references and 200 windows each; the bound is three standard errors above 5 %."""
     alarms = 0
@@ -190,9 +190,34 @@ def test_the_rate_of_false_alarms_is_at_most_the_chosen_one(name: str) -> None:
     assert alarms <= 0.05 * 1200 + 3 * (1200 * 0.05 * 0.95) ** 0.5
 
 
+def test_other_shares_of_the_same_classes_are_seen_by_classes_and_not_by_uncertainty() -> None:
+    pool = features(4000, 1)
+    predicted = pool.scores.argmax(axis=1)
+    weight = np.array([0.4, 0.3, 0.2, 0.1])[predicted] / np.bincount(predicted)[predicted]
+    shifted = pool.take(np.random.default_rng(0).choice(4000, 300, replace=False, p=weight / weight.sum()))
+    drifted = {}
+    for name in ("classes", "uncertainty"):
+        detector = make_detector(name, replace(OPTIONS, window_size=300))
+        detector.fit(features(1000, 0))
+        drifted[name] = detector.score(shifted).drifted
+    assert drifted == {"classes": True, "uncertainty": False}
+
+
+def test_a_class_that_the_reference_never_answers() -> None:
+    def without_last(n: int, seed: int) -> Features:
+        window = features(n, seed)
+        scores = np.column_stack([window.scores[:, :3], np.zeros(n)])
+        return altered(window, "scores", scores / scores.sum(axis=1, keepdims=True))
+
+    detector = make_detector("classes", OPTIONS)
+    detector.fit(without_last(400, 0))
+    assert not detector.score(without_last(60, 1)).drifted
+    assert detector.score(features(60, 1)).drifted, "a quarter of the answers are now a class that never was one"
+
+
 def test_huge_windows_do_not_alarm_on_nothing() -> None:
     """A reference of 200 lies off the truth by chance; 2,000 unchanged inputs show that, and it means nothing."""
-    for name in ("mmd", "ks", "lsdd"):
+    for name in ("mmd", "ks", "classes", "lsdd"):
         detector = make_detector(name, OPTIONS)
         for seed in range(3):
             detector.fit(features(200, seed))
@@ -268,7 +293,7 @@ def test_the_permissive_detectors_never_import_alibi_detect(tmp_path: Path) -> N
         "from fieldrepair_monitoring.features import Features\n"
         "import fieldrepair_monitoring.watched_version\n"
         "rows = np.random.default_rng(0).random((60, 4)).astype('float32')\n"
-        "for name in ('frouros_mmd', 'frouros_ks', 'tabular'):\n"
+        "for name in ('frouros_mmd', 'frouros_ks', 'classes', 'tabular'):\n"
         "    detector = make_detector(name, DetectorOptions(p_value=0.05, window_size=20, calibration_windows=40))\n"
         "    detector.fit(Features(rows, rows, rows, rows))\n"
         "    detector.score(Features(rows[:20], rows[:20], rows[:20], rows[:20]))\n"

@@ -20,6 +20,7 @@ BUILT_IN: Mapping[str, str] = {
     "mmd": "fieldrepair_monitoring.detectors.mmd:MmdDetector",
     "ks": "fieldrepair_monitoring.detectors.ks:KsDetector",
     "uncertainty": "fieldrepair_monitoring.detectors.ks:UncertaintyDetector",
+    "classes": "fieldrepair_monitoring.detectors.classes:ClassesDetector",
     "lsdd": "fieldrepair_monitoring.detectors.lsdd:LsddDetector",
     "learned_kernel": "fieldrepair_monitoring.detectors.learned_kernel:LearnedKernelDetector",
     "context_mmd": "fieldrepair_monitoring.detectors.context_mmd:ContextMmdDetector",

@@ -17,6 +17,7 @@ from scipy.special import chdtrc, kolmogi, kolmogorov
 from fieldrepair_monitoring.detectors.base import DetectorOptions, reading
 from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
 from fieldrepair_monitoring.detectors.calibration import Statistics, Windows
+from fieldrepair_monitoring.detectors.chi_square import chi_square, count_categories
 from fieldrepair_monitoring.detectors.combination import Multiplicity, PValues, combined_p
 from fieldrepair_monitoring.detectors.kolmogorov import ks_distances, leave_out_distances
 from fieldrepair_monitoring.features import Features, FloatArray
@@ -81,8 +82,8 @@ class TabularDetector(CalibratedDetector):
             )
             found[:, self._numbers] = kolmogorov(distances / np.sqrt(1 / size + 1 / rest))
         for column, categories in self._categories.items():
-            expected = _counts(self._rows[:, column][None], categories)[0]
-            observed = _counts(pool[:, column][windows], categories)
+            expected = count_categories(self._rows[:, column][None], categories)[0]
+            observed = count_categories(pool[:, column][windows], categories)
             other = expected - observed if leave_out else np.broadcast_to(expected, observed.shape)
             statistic, freedom = chi_square(observed, other)
             found[:, column] = chdtrc(freedom, statistic)
@@ -91,28 +92,6 @@ class TabularDetector(CalibratedDetector):
     def _as_distance(self, p_values: PValues, scale: float) -> Statistics:
         combined = np.clip(combined_p(p_values, self._multiplicity), _SMALLEST_P, 1.0)
         return kolmogi(combined) * np.sqrt(scale)
-
-
-def chi_square(
-    observed: npt.NDArray[np.float64], other: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Pearson's statistic of two rows of counts and its degrees of freedom (at least 1): ``(b, k)`` to ``(b,)``."""
-    n, m = observed.sum(axis=1, keepdims=True), other.sum(axis=1, keepdims=True)
-    both = observed + other
-    squared = (observed * np.sqrt(m / n) - other * np.sqrt(n / m)) ** 2
-    statistic = np.where(both > 0, squared / np.where(both > 0, both, 1.0), 0.0).sum(axis=1)
-    return statistic, np.maximum((both > 0).sum(axis=1) - 1.0, 1.0)
-
-
-def _counts(
-    values: npt.NDArray[np.floating[Any]], categories: npt.NDArray[np.floating[Any]]
-) -> npt.NDArray[np.float64]:
-    """``(b, m)`` values to ``(b, k + 1)`` counts; the last is for values the reference never had."""
-    at = np.searchsorted(categories, values).clip(max=len(categories) - 1)
-    at = np.where(categories[at] == values, at, len(categories))
-    cells = at + np.arange(len(values))[:, None] * (len(categories) + 1)
-    counts = np.bincount(cells.ravel(), minlength=len(values) * (len(categories) + 1))
-    return counts.reshape(len(values), -1).astype(np.float64)
 
 
 def _is_categorical(column: npt.NDArray[np.floating[Any]]) -> bool:
