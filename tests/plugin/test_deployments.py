@@ -5,6 +5,7 @@ What MLflow's documentation of ``BaseDeploymentClient`` promises of each method,
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -20,7 +21,6 @@ import httpx
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 
 from fieldrepair_plugin.deployments import FieldRepairDeploymentClient
@@ -29,6 +29,8 @@ from fieldrepair_plugin.processes import child_environment
 from tests.plugin.conftest import Registry, quadrants
 
 pytestmark = pytest.mark.timeout(400)
+
+get_deploy_client: Any = importlib.import_module("mlflow.deployments").get_deploy_client  # it has no types
 
 
 @pytest.fixture
@@ -193,7 +195,7 @@ def test_what_cannot_come_up_leaves_nothing(
 def test_a_wrong_order_says_what_is_expected(
     client: FieldRepairDeploymentClient, registry: Registry, arguments: dict[str, Any], says: str
 ) -> None:
-    order = {"name": "shop", "model_uri": f"models:/{registry.name}/1", **arguments}
+    order: dict[str, Any] = {"name": "shop", "model_uri": f"models:/{registry.name}/1", **arguments}
     with pytest.raises(MlflowException, match=says):
         client.create_deployment(**order)
     assert client.list_deployments() == []

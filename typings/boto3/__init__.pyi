@@ -3,6 +3,6 @@
 from typing import Literal
 
 class _S3:
-    def create_bucket(self, *, Bucket: str) -> object: ...  # noqa: N803 - its own name
+    def create_bucket(self, *, Bucket: str) -> object: ...
 
 def client(service_name: Literal["s3"], *, region_name: str) -> _S3: ...

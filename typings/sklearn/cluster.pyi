@@ -12,10 +12,10 @@ class HDBSCAN:
         metric: str = "euclidean",
         copy: bool = False,
     ) -> None: ...
-    def fit_predict(self, X: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]: ...  # noqa: N803
+    def fit_predict(self, X: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]: ...
 
 def kmeans_plusplus(
-    X: npt.NDArray[np.float32],  # noqa: N803
+    X: npt.NDArray[np.float32],
     n_clusters: int,
     *,
     random_state: int,
@@ -25,5 +25,5 @@ class KMeans:
     labels_: npt.NDArray[np.int32]
     cluster_centers_: npt.NDArray[np.float32]
     def __init__(self, n_clusters: int = 8, *, n_init: int = 1, random_state: int | None = None) -> None: ...
-    def fit(self, X: npt.NDArray[np.floating[Any]]) -> KMeans: ...  # noqa: N803
-    def predict(self, X: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]: ...  # noqa: N803
+    def fit(self, X: npt.NDArray[np.floating[Any]]) -> KMeans: ...
+    def predict(self, X: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]: ...

@@ -9,6 +9,6 @@ class _Digits:
     target: npt.NDArray[np.int64]
 
 @overload
-def load_digits(*, return_X_y: Literal[True]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...  # noqa: N803
+def load_digits(*, return_X_y: Literal[True]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
 @overload
 def load_digits() -> _Digits: ...
