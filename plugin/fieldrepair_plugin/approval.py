@@ -12,7 +12,6 @@ from fieldrepair_monitoring.errors import RegistryError
 from fieldrepair_monitoring.registry import registry_errors
 from fieldrepair_plugin.model_uri import ModelTarget
 from fieldrepair_service.case_book import CaseBook, CaseState
-from fieldrepair_service.case_book.approvals import approval_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def act_on_approvals(book: CaseBook, target: ModelTarget) -> list[str]:
     """
     done: list[str] = []
     for case in book.cases(CaseState.ACCEPTED):
-        approval = approval_of(case)
+        approval = case.approval
         if case.model_name != target.name or approval is None or approval.moved_ms is not None:
             continue
         problem = _move(target, approval.version)

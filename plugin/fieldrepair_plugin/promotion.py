@@ -21,7 +21,6 @@ from fieldrepair_plugin.model_uri import CANDIDATE, ModelTarget, wanted_version
 from fieldrepair_plugin.processes import ProcessTable
 from fieldrepair_plugin.sidecar_control import SidecarControl
 from fieldrepair_service.case_book import Case, CaseBook, CaseState
-from fieldrepair_service.case_book.approvals import approval_of
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +219,7 @@ def settle_promotion(book: CaseBook, name: str, version: str, previous: str | No
     done: list[str] = []
     for case in _cases_of_candidate(book, name, version):
         if case.state is CaseState.ACCEPTED:
-            approval = approval_of(case)
+            approval = case.approval
             actor = approval.by if approval is not None and approval.version == version else "registry"
             book.transition(case.id, CaseState.PROMOTED, f"version {version} takes the traffic of {name}", actor=actor)
             done.append(f"case {case.id} is promoted")

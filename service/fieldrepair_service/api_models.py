@@ -83,6 +83,20 @@ class CountsView(_Body):
         return cls(open=counts.open, labelled=counts.labelled, skipped=counts.skipped, total=counts.total)
 
 
+class ApprovalView(_Body):
+    """That somebody wants a case's candidate promoted, and what became of it."""
+
+    by: str
+    """Who approved."""
+    at_ms: int
+    version: str
+    """The model version that is to take the traffic."""
+    moved_ms: int | None
+    """When the registry's alias was moved to it; null while that waits."""
+    problem: str
+    """Why it could not be moved so far; empty if nothing is wrong."""
+
+
 class CaseView(_Body):
     """One repair case. All times are UTC epoch milliseconds."""
 
@@ -114,6 +128,8 @@ class CaseView(_Body):
     """Model version that the repair produced."""
     acceptance: dict[str, object] | None
     """The acceptance test's verdict."""
+    approval: ApprovalView | None
+    """Who wants the candidate promoted; null while nobody has said so."""
     claimed_by: str | None
     """The worker that works on it."""
     created_ms: int
@@ -140,6 +156,7 @@ class CaseView(_Body):
             run_id=case.run_id,
             candidate_version=case.candidate_version,
             acceptance=None if case.acceptance is None else dict(case.acceptance),
+            approval=None if case.approval is None else ApprovalView.model_validate(case.approval),
             claimed_by=case.claimed_by,
             created_ms=case.created_ms,
             updated_ms=case.updated_ms,

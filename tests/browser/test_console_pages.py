@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, Page, expect
 
 from examples.console.serving import Served, serve_console
 from fieldrepair_service.case_book import Case, CaseBook, CaseState
-from fieldrepair_service.case_book.approvals import approval_of
 from fieldrepair_service.console.security import Security
 from fieldrepair_service.roles import Role
 from tests.browser.conftest import TOKENS
@@ -183,7 +182,7 @@ def test_signing_in_and_promoting_with_keys_alone(
     focus(page, "Promote")
     press.press("Enter")
     expect(page.get_by_role("main")).to_contain_text("Approved by Ann")
-    approval = approval_of(console.book.case(case.id))
+    approval = console.book.case(case.id).approval
     assert approval is not None
     assert (approval.by, approval.version, approval.moved_ms) == ("Ann", "4", None)
     entry = console.book.audit_trail(1)[0]

@@ -11,7 +11,6 @@ from fieldrepair_plugin.approval import act_on_approvals
 from fieldrepair_plugin.model_uri import ModelTarget, wanted_version
 from fieldrepair_plugin.promotion import settle_promotion
 from fieldrepair_service.case_book import CaseState
-from fieldrepair_service.case_book.approvals import approval_of
 from fieldrepair_service.errors import Conflict
 
 if TYPE_CHECKING:
@@ -60,15 +59,15 @@ def test_why_the_alias_could_not_be_moved_is_told_and_a_new_approval_tries_again
     case_id = _accepted(field, "999")
     field.book.approve(case_id, "Ann", "approver")
     assert act_on_approvals(field.book, ModelTarget(registry.name, version="1")) == []
-    approval = approval_of(field.book.case(case_id))
+    approval = field.book.case(case_id).approval
     assert approval is not None
     assert "names a fixed version and follows no alias" in approval.problem
     assert act_on_approvals(field.book, ModelTarget(registry.name, alias="approved-test")) == []
-    approval = approval_of(field.book.case(case_id))
+    approval = field.book.case(case_id).approval
     assert approval is not None
     assert "the registry refused to move the alias approved-test to version 999" in approval.problem
     field.book.approve(case_id, "Bo", "approver")
-    again = approval_of(field.book.case(case_id))
+    again = field.book.case(case_id).approval
     assert again is not None
     assert (again.by, again.problem) == ("Bo", "")
 

@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from fieldrepair_service.case_book import open_case_book, schema
+from fieldrepair_service.case_book import Approval, open_case_book, schema
 from fieldrepair_service.case_book.database import Database, create_book_engine
 from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE
 from fieldrepair_service.case_book.task_models import Base
@@ -75,12 +75,12 @@ def test_opening_again_changes_nothing(case_book_url: str) -> None:
 def test_a_newer_book_is_refused(case_book_url: str) -> None:
     open_case_book(case_book_url).close()
     _write(case_book_url, f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
-    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0002'; run"):
+    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0003'; run"):
         open_case_book(case_book_url)
 
 
 def test_an_empty_book_is_refused_without_migration(case_book_url: str) -> None:
-    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0002'; open it once with"):
+    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0003'; open it once with"):
         open_case_book(case_book_url, migrate=False)
 
 
@@ -249,7 +249,7 @@ _OLD_BOOK = (
 def test_a_book_of_revision_0001_keeps_its_data(case_book_url: str) -> None:
     _alembic(case_book_url, lambda config: command.upgrade(config, "0001"))
     _write(case_book_url, *_OLD_BOOK)
-    with pytest.raises(SchemaMismatch, match=r"has schema '0001', this fieldrepair needs '0002'"):
+    with pytest.raises(SchemaMismatch, match=r"has schema '0001', this fieldrepair needs '0003'"):
         open_case_book(case_book_url, migrate=False)
     with open_case_book(case_book_url) as book:
         window, event = book.windows("digits", "3")[0], book.event(4)
@@ -272,3 +272,48 @@ def test_a_book_of_revision_0001_keeps_its_data(case_book_url: str) -> None:
         task = book.next_task(7, "ann")
         assert task is not None
         assert task.id == 4
+
+
+_APPROVED = (
+    '{"stage": "done", "approval": {"by": "ann", "at_ms": 20, "version": "4", "moved_ms": 21, "problem": ""}}',
+    '{"approval": {"by": "bob", "at_ms": 30, "version": "5", "problem": "the registry is away"}}',
+    '{"epoch": 2}',
+)
+
+
+def test_a_book_of_revision_0002_keeps_its_approvals(case_book_url: str) -> None:
+    """They were part of the case's progress; the way back puts them there again."""
+    _alembic(case_book_url, lambda config: command.upgrade(config, "0002"))
+    _write(
+        case_book_url,
+        *(
+            "INSERT INTO fieldrepair_cases (id, model_name, model_version, state, reason, note, attempt, cursor_start, "
+            f"class_names, input_spec, progress, created_ms, updated_ms) VALUES ({number}, 'digits', '{number}', "
+            f"'accepted', 'better', 'waiting', 1, '{{}}', '[\"cat\"]', '{{}}', '{progress}', 1, 2)".replace(":", "\\:")
+            for number, progress in enumerate(_APPROVED, 1)
+        ),
+        *(
+            "INSERT INTO fieldrepair_drift_events (id, case_id, opened_case, model_name, model_version, detector, "
+            "statistic, threshold, window_index, cursor_start, field_inputs_until_alert, summary, opened_ms) VALUES "
+            f"({number}, {number}, true, 'digits', '{number}', 'mmd', 0.5, 0.1, 0, '{{}}', 100, 'differs', 3)"
+            for number in range(1, 4)
+        ),
+    )
+
+    def approvals() -> list[tuple[Approval | None, dict[str, object]]]:
+        with open_case_book(case_book_url) as book:
+            return [(case.approval, dict(case.progress)) for case in reversed(book.cases())]
+
+    moved: list[tuple[Approval | None, dict[str, object]]] = [
+        (Approval("ann", 20, "4", moved_ms=21), {"stage": "done"}),
+        (Approval("bob", 30, "5", problem="the registry is away"), {}),
+        (None, {"epoch": 2}),
+    ]
+    assert approvals() == moved
+    _alembic(case_book_url, lambda config: command.downgrade(config, "0002"))
+    engine = _engine(case_book_url)
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT progress FROM fieldrepair_cases ORDER BY id")).scalars().all()
+    engine.dispose()
+    assert [("ann" in str(row), "bob" in str(row)) for row in rows] == [(True, False), (False, True), (False, False)]
+    assert approvals() == moved

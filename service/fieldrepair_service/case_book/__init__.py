@@ -6,6 +6,7 @@ from fieldrepair_service.case_book.evidence import MAX_ATTACHMENT_BYTES
 from fieldrepair_service.case_book.labelling import LEASE_S
 from fieldrepair_service.case_book.outbox import CANDIDATE_WAITING, DRIFT_EVENT_OPENED
 from fieldrepair_service.case_book.records import (
+    Approval,
     Attachment,
     AttachmentInfo,
     AuditEntry,
@@ -45,6 +46,7 @@ __all__ = [
     "OPEN_STATES",
     "Agreement",
     "Answer",
+    "Approval",
     "Attachment",
     "AttachmentInfo",
     "AuditEntry",

@@ -239,4 +239,5 @@ def _begin_attempt(session: Session, row: CaseRow, now: int) -> None:
     row.attempt += 1
     row.planned_ms = row.budget = row.acceptance_size = row.pool_cursor = None
     row.run_id = row.candidate_version = row.acceptance = None
+    row.approved_by = row.approved_ms = row.approved_version = row.approval_moved_ms = row.approval_problem = None
     row.progress = {}

@@ -138,6 +138,20 @@ def to_case(row: models.CaseRow, event_id: int) -> records.Case:
         claimed_until_ms=row.claimed_until_ms,
         created_ms=row.created_ms,
         updated_ms=row.updated_ms,
+        approval=to_approval(row),
+    )
+
+
+def to_approval(row: models.CaseRow) -> records.Approval | None:
+    """The approval of a case, if somebody has approved it."""
+    if row.approved_by is None or row.approved_ms is None or row.approved_version is None:
+        return None
+    return records.Approval(
+        by=row.approved_by,
+        at_ms=row.approved_ms,
+        version=row.approved_version,
+        moved_ms=row.approval_moved_ms,
+        problem=row.approval_problem or "",
     )
 
 

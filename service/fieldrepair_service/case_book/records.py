@@ -162,6 +162,19 @@ class Notification:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """That somebody wants a candidate promoted, and what became of it."""
+
+    by: str
+    at_ms: int
+    version: str
+    moved_ms: int | None = None
+    """When the alias was moved to the version; None while that waits."""
+    problem: str = ""
+    """Why it could not be moved so far."""
+
+
+@dataclass(frozen=True)
 class Case:
     """One repair case."""
 
@@ -195,6 +208,8 @@ class Case:
     claimed_until_ms: int | None
     created_ms: int
     updated_ms: int
+    approval: Approval | None = None
+    """Who wants the candidate promoted, once somebody does."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from fieldrepair_service.case_book import Case, CaseState, HistoryEntry, TaskCounts
-from fieldrepair_service.case_book.approvals import Approval, approval_of
+from fieldrepair_service.case_book import Approval, Case, CaseState, HistoryEntry, TaskCounts
 
 _STAGES = {
     "unsmoothness": "measuring how steady the answers are",
@@ -19,7 +18,7 @@ _STAGES = {
     "consistency": "learning from unlabelled inputs",
     "training": "an epoch is finished",
 }
-_NOT_METRICS = frozenset({"stage", "done", "total", "epoch", "epochs", "failures", "approval", "replayed"})
+_NOT_METRICS = frozenset({"stage", "done", "total", "epoch", "epochs", "failures", "replayed"})
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Live:
 def live_view(case: Case, counts: TaskCounts) -> Live:
     """The live part of a case."""
     working = case.state is CaseState.TRAINING or (case.state is CaseState.ANNOTATING and not counts.planned)
-    return Live(case, counts, _work(case.progress) if working else None, approval_of(case))
+    return Live(case, counts, _work(case.progress) if working else None, case.approval)
 
 
 def steps_of(case: Case, history: list[HistoryEntry]) -> list[Step]:
