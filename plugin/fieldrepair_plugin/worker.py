@@ -30,6 +30,7 @@ from fieldrepair_plugin.case_planning import Planner, waiting_note
 from fieldrepair_plugin.case_progress import CaseProgress, terminal_progress
 from fieldrepair_plugin.case_training import Trainer
 from fieldrepair_plugin.errors import AlreadyRunningError, CaseLeft, TrainingStopped
+from fieldrepair_plugin.ground_truth import settle_known
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState
 from fieldrepair_service.errors import Conflict, FieldRepairError, RowsNotFound, StoreError
@@ -65,6 +66,7 @@ class Worker:
         self._planner = Planner(book, log, settings)
         self._trainer = Trainer(book, log, settings)
         self._looked_at: dict[int, float] = {}
+        self._truth_seen: dict[int, tuple[int, int]] = {}
 
     def run(self) -> None:
         """Go round until stopped. A store that fails is tried again; nothing but a stop ends this."""
@@ -121,8 +123,16 @@ class Worker:
         """What an annotating case waits for; None when there is something to do."""
         if case.planned_ms is None:
             return waiting_note(self._log, case, self._settings)
+        self._use_ground_truth(case)
         counts = self._book.task_counts(case.id)
         return None if counts.ready else f"waiting for {counts.open} of {counts.total} labels"
+
+    def _use_ground_truth(self, case: Case) -> None:
+        """Answer what the business has answered since the last look; the log is read only when something has come."""
+        mark = self._book.ground_truth_mark()
+        if mark[0] and mark != self._truth_seen.get(case.id):
+            settle_known(self._book, self._log, case)
+        self._truth_seen[case.id] = mark
 
     def _claimed_step(self, case: Case, progress: CaseProgress) -> bool:
         try:

@@ -180,6 +180,7 @@ class Field:
                     "seq": number // per_request,
                     "row": row,
                     "request_id": request,
+                    "client_request_id": f"client-{request}",
                     "timestamp_ms": 1_700_000_000_000 + number,
                     "date": "2023-11-14",
                     "model_name": self.name,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from fieldrepair_plugin.ground_truth import known_labels
+from fieldrepair_plugin.ground_truth import known_labels, settle_known
 from fieldrepair_service.case_book import (
     NewDriftEvent,
     NewGroundTruth,
@@ -81,3 +81,41 @@ def test_a_plan_asks_nobody_for_what_is_known(tmp_path: Path) -> None:
         assert book.task_counts(case_id).ready
         known = next(task for task in book.tasks(case_id) if task.request_id == "r0")
         assert (known.state, known.decided_by) == (TaskState.LABELLED, "ground truth")
+
+
+def test_what_arrives_later_answers_what_is_still_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = _log(tmp_path / "log")
+    with open_case_book(f"sqlite:///{tmp_path / 'book.db'}") as book:
+        event = NewDriftEvent("m", "1", "mmd", 0.5, 0.01, 0.1, 0, {}, 100, None, None, "differs", ["cat", "dog"], {})
+        window = WindowRecord(0, 1, 2, 100, "mmd", 0.5, 0.1, 0.01, drifted=True)
+        opened = book.record_windows("m", "1", {"w": (1, 0)}, [window], event)
+        assert opened is not None
+        keys = [("r0", 0), ("r0", 1), ("r1", 0), ("r1", 1), ("gone from the log", 0), ("r2", 0)]
+        tasks = [NewTask(*key, "repair", answers_wanted=2 if key == ("r1", 0) else 1) for key in keys]
+        case = book.plan_case(opened.case_id, tasks, 6, 0, {})
+        number = {(task.request_id, task.row): task.id for task in book.tasks(case.id)}
+        book.submit(number["r0", 0], "cat", "ann")
+        book.skip(number["r0", 1], "ann")
+        book.submit(number["r1", 0], "cat", "ann")  # waits for a second answer
+        before = book.ground_truth_mark()
+        truths = [("order-0", 0, "dog"), ("order-0", 1, "dog"), ("order-1", 0, "dog"), ("order-1", 1, "whale")]
+        book.receive_ground_truth([NewGroundTruth(*truth) for truth in truths], "returns")
+        assert before == (0, 0)
+        assert book.ground_truth_mark()[0] == 4
+        assert settle_known(book, log, case) == 2
+        found = {(task.request_id, task.row): (task.label, task.decided_by) for task in book.tasks(case.id)}
+        assert found == {
+            ("r0", 0): (0, "ann"),
+            ("r0", 1): (1, "ground truth"),
+            ("r1", 0): (1, "ground truth"),
+            ("r1", 1): (None, None),
+            ("gone from the log", 0): (None, None),
+            ("r2", 0): (None, None),
+        }
+        entry = book.audit_trail(1)[0]
+        assert (entry.actor, entry.role, (entry.detail or {})["source"]) == ("ground truth", "worker", "ground_truth")
+        assert "names no class of the model, 'whale' say" in caplog.text
+        assert settle_known(book, log, case) == 0
+        book.transition(case.id, "dismissed", "over")
+        book.receive_ground_truth([NewGroundTruth("order-1", 1, "cat")], "returns")
+        assert settle_known(book, log, case) == 0

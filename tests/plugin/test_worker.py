@@ -20,7 +20,7 @@ from fieldrepair_plugin.errors import AlreadyRunningError
 from fieldrepair_plugin.registration import CASE_KEY_TAG
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.worker import Worker, only_worker, run_worker
-from fieldrepair_service.case_book import Case, CaseState, Purpose
+from fieldrepair_service.case_book import Case, CaseState, NewGroundTruth, Purpose
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Field
@@ -60,6 +60,14 @@ def test_waits_for_field_inputs_then_asks(field: Field, worker_settings: WorkerS
     judged = {task.request_id for task in tasks if task.purpose is Purpose.ACCEPTANCE}
     trained = {task.request_id for task in tasks if task.purpose is Purpose.REPAIR}
     assert not judged & trained
+
+    # The business knows one of them already: nobody is asked for it any more.
+    known = tasks[7]
+    label = case.class_names[field.truth[known.request_id, known.row]]
+    field.book.receive_ground_truth([NewGroundTruth(f"client-{known.request_id}", known.row, label)], "returns")
+    assert work(field, worker_settings, case_id).note == "waiting for 61 of 62 labels"
+    assert field.book.task(known.id).decided_by == "ground truth"
+
     plan = json.loads((worker_settings.cases_dir / str(case_id) / "attempt-1" / "plan.json").read_text())
     assert not judged & {request for request, _ in plan["pool"]}
 

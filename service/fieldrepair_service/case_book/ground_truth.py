@@ -66,6 +66,12 @@ class GroundTruths(BookPart):
         with self._database.reading() as session:
             return session.scalar(select(func.count()).select_from(GroundTruthRow)) or 0
 
+    def ground_truth_mark(self) -> tuple[int, int]:
+        """How many right answers are stored, and when the last came (epoch ms, 0 if none): differs after each batch."""
+        with self._database.reading() as session:
+            count, last = session.execute(select(func.count(), func.max(GroundTruthRow.received_ms))).one()
+            return int(count), int(last or 0)
+
 
 def _rows(session: Session, names: set[str]) -> dict[tuple[str, int], GroundTruthRow]:
     return {
