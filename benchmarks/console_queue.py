@@ -84,7 +84,9 @@ def make_queue(folder: Path, questions: int, classes: int) -> ConsoleQueue:
         case_id = opened.case_id
         book.plan_case(case_id, tasks, questions, questions // 2, {}, "waiting for labels")
         asked = sorted(book.tasks(case_id), key=lambda task: task.position)[: int(_ANSWERED_SHARE * questions)]
-        answers = [ImportedAnswer(line, task.id, "Bob", f"class {task.id % classes}") for line, task in enumerate(asked, 1)]
+        answers = [
+            ImportedAnswer(line, task.id, "Bob", f"class {task.id % classes}") for line, task in enumerate(asked, 1)
+        ]
         book.import_answers(case_id, answers, source="csv", actor="Bob", role="labeller")
     return ConsoleQueue(case_id, book_url, log_uri, questions, classes)
 
