@@ -227,6 +227,7 @@ def _log(log: FieldLog, prefix: str, instances: Sequence[npt.NDArray[np.generic]
             "row": 0,
             "request_id": f"{prefix}{seq}",
             "client_request_id": f"client-{prefix}{seq}",
+            "headers": [("user-agent", "<script>window.pwned=1</script>")],
             "timestamp_ms": seq,
             "date": "1970-01-01",
             "model_name": "digits",

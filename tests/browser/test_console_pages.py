@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -60,42 +61,69 @@ def sign_in_at(page: Page, name: str, role: Role) -> None:
     page.wait_for_url(lambda url: "/login" not in url)
 
 
-def pages_of(served: Served) -> list[str]:
-    story = served.story
-    assert story is not None
-    cases = (story.annotating, story.training, story.accepted, story.rejected)
-    decisions = (f"{story.accepted}/promote", f"{story.rejected}/retry", f"{story.training}/dismiss")
-    return ["/", "/cases", "/audit", *(f"/cases/{number}" for number in (*cases, *decisions))]
+PAGES = {
+    "login": "/login",
+    "overview": "/",
+    "cases": "/cases",
+    "audit": "/audit",
+    "annotating case": "/cases/{annotating}",
+    "training case": "/cases/{training}",
+    "accepted case": "/cases/{accepted}",
+    "rejected case": "/cases/{rejected}",
+    "promote": "/cases/{accepted}/promote",
+    "retry": "/cases/{rejected}/retry",
+    "dismiss": "/cases/{training}/dismiss",
+}
 
 
+def path_of(served: Served, name: str) -> str:
+    assert served.story is not None
+    return PAGES[name].format(**asdict(served.story))
+
+
+@pytest.fixture(scope="module")
+def in_colours(chromium: Browser, served: Served) -> Generator[Callable[..., Page]]:
+    """A page for each colour scheme, of somebody signed in or of nobody, kept from test to test."""
+    pages: dict[tuple[str, bool], Page] = {}
+
+    def make(scheme: Any, *, signed_in: bool) -> Page:
+        key = (scheme, signed_in)
+        if key not in pages:
+            context = chromium.new_context(base_url=served.url, color_scheme=scheme, reduced_motion="reduce")
+            pages[key] = context.new_page()
+            if signed_in:
+                sign_in_at(pages[key], "Ann Meyer", Role.APPROVER)
+        return pages[key]
+
+    yield make
+    for page in pages.values():
+        page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_has_a_serious_accessibility_violation(visit: Callable[..., Page], served: Served, scheme: str) -> None:
+def test_no_page_has_a_serious_accessibility_violation(
+    in_colours: Callable[..., Page], served: Served, scheme: str, name: str
+) -> None:
     """In dark only the colours differ, so only they are looked at again."""
-    page = visit(color_scheme=scheme, reduced_motion="reduce")
-    options = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
-    found: list[str] = []
-
-    def look(path: str) -> None:
-        page.goto(path)
-        # Closed parts are looked at as well; the hundreds of dots inside charts, each of which is one picture, are not.
-        page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-        page.evaluate("for (const each of document.querySelectorAll('svg circle')) each.remove()")
-        violations = Axe().run(page, options=options).response["violations"]
-        serious = [each for each in violations if each["impact"] in ("serious", "critical")]
-        found.extend(f"{path}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in serious)
-
-    pages = pages_of(served)
-    for path in pages if scheme == "light" else [pages[0], pages[5], pages[-1]]:
-        look(path)
-    page.context.clear_cookies()
-    look("/login")
-    assert found == []
+    page = in_colours(scheme, signed_in=name != "login")
+    page.goto(path_of(served, name))
+    assert page.url == served.url + path_of(served, name)  # not somewhere else
+    # Closed parts are looked at as well; the hundreds of dots inside charts, each of which is one picture, are not.
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    page.evaluate("for (const each of document.querySelectorAll('svg circle')) each.remove()")
+    response: object = Axe().run(page, options={"runOnly": ["color-contrast"]} if scheme == "dark" else {}).response
+    answer = cast("dict[str, list[dict[str, Any]]]", response)
+    assert any(each["id"] == "color-contrast" for each in answer["passes"])  # it did look
+    serious = [each for each in answer["violations"] if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"][:200]) for each in serious] == []
 
 
 def test_a_narrow_window_never_scrolls_sideways(visit: Callable[..., Page], served: Served) -> None:
     page = visit(viewport={"width": 360, "height": 740})
     wide: list[str] = []
-    for path in pages_of(served):
+    for name in PAGES:
+        path = path_of(served, name)
         page.goto(path)
         excess: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if excess > 0:
@@ -293,6 +321,41 @@ def test_markup_in_names_is_shown_as_text(console: ConsoleServer, sign_in: SignI
     assert page.evaluate("window.pwned") is None
     answer = page.request.get(f"/cases/{case.id}/attachments/page.html")
     assert answer.headers["content-disposition"] == "attachment"
+
+
+def test_markup_that_came_through_the_api_is_shown_as_text(
+    console: ConsoleServer, sign_in: SignIn, make_case: MakeCase
+) -> None:
+    """Client request ids and header values are those of the traffic: the fixture has markup in both."""
+    case = make_case(console, 4, model_name=f"model{_MARKUP}")
+    row = (
+        console.log.read_rows([(task.request_id, 0) for task in console.book.tasks(case.id)][:1])
+        .to_table()
+        .to_pylist()[0]
+    )
+    assert "<img" in row["client_request_id"]
+    assert "<script>" in dict(row["headers"])["user-agent"]
+    asked = console.book.tasks(case.id)[0]
+    page = sign_in("Ann")
+    send = page.request.post
+    bearer = {"authorization": f"Bearer {TOKENS[Role.APPROVER]}"}
+    truth = {"client_request_id": row["client_request_id"], "label": _MARKUP}
+    stored = send("/api/labels", headers=bearer, data={"source": f"desk{_MARKUP}"[:100], "labels": [truth]})
+    assert stored.json()["stored"] == 1
+    lines = f'task_id,label,labeller\n{asked.id},one,"Cyd{_MARKUP}"\n'
+    plain = {**bearer, "content-type": "text/csv"}
+    assert send(f"/api/cases/{case.id}/labels/csv", headers=plain, data=lines).json()["stored"] == 1
+    refused = send(f"/api/cases/{case.id}/labels/csv", headers=plain, data=f'task_id,label\n{asked.id},"{_MARKUP}"\n')
+    assert (refused.status, refused.headers["content-type"]) == (422, "application/json")
+    assert refused.headers["x-content-type-options"] == "nosniff"
+    assert "line 2" in refused.json()["detail"]
+    for path in ("/", "/cases", f"/cases/{case.id}", f"/label/{case.id}", "/audit", f"/cases/{case.id}/{_MARKUP}"):
+        page.goto(path)
+        assert page.evaluate("window.pwned") is None, path
+        expect(page.locator("img[src=x], main script, main img[onerror]")).to_have_count(0)
+    page.goto("/audit")
+    for text in (f"desk{_MARKUP}"[:100], f"Cyd{_MARKUP}"):
+        expect(page.get_by_role("main")).to_contain_text(text)
 
 
 def accepted(book: CaseBook, case_id: int, note: str = "", reason: str = "better") -> Case:
