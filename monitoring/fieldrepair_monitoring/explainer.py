@@ -22,6 +22,7 @@ from fieldrepair_monitoring.explanation import explain
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
 from fieldrepair_monitoring.history_plot import HISTORY_PICTURE, history_plot
 from fieldrepair_monitoring.labelled import LabelledAccuracy
+from fieldrepair_monitoring.labelled_windows import LabelledWindows
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.windows import FieldWindow, WindowReader
@@ -63,6 +64,7 @@ class Explainer:
         self._book = book
         self._metrics = metrics
         self._labelled = LabelledAccuracy(log, book, metrics)
+        self._labelled_windows = LabelledWindows(log, book, self._class_names)
         self._attempts: dict[int, _Attempts] = {}
 
     @contextmanager
@@ -81,8 +83,8 @@ class Explainer:
         pause = Backoff(self._settings.poll_seconds, 60.0)
         while not stop.is_set():
             try:
+                self.refresh_labels()
                 self.round(stop)
-                self._labelled.refresh(self._settings.model_name)
             except StoreError as error:
                 self._metrics.errors.labels("explanation").inc()
                 wait = pause.failed()
@@ -91,6 +93,18 @@ class Explainer:
                 pause.succeeded()
                 wait = self._settings.poll_seconds
             stop.wait(wait)
+
+    def refresh_labels(self) -> None:
+        """Measure cases and windows that have new labels.
+
+        Raises:
+            StoreError: a store does not answer.
+        """
+        self._labelled_windows.refresh(self._settings.model_name)
+        self._labelled.refresh(self._settings.model_name)
+
+    def _class_names(self, name: str, version: str) -> tuple[str, ...]:
+        return load_handover(name, version, self._settings.state_dir / "cache" / "handovers").class_names
 
     def round(self, stop: threading.Event | None = None) -> int:
         """Do what is left to do for every event, oldest first.

@@ -206,6 +206,7 @@ def run_monitor(settings: MonitorSettings) -> None:
                     monitor.run(stop)
                 return
             failures = monitor.round(stop)
+            explainer.refresh_labels()
             explainer.round(stop)
             for failure in failures:
                 # One that is missing something is no failure of this run; a registry that does not answer is.

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from benchmarks.drift import main
+from benchmarks.drift_others import PlainMmdDrift
 from benchmarks.drift_record import Decisions, upper_bound
+from fieldrepair_monitoring.features import Features
 
 
 def test_a_table_is_measured_from_end_to_end(tmp_path: Path) -> None:
@@ -39,6 +42,27 @@ def test_a_table_is_measured_from_end_to_end(tmp_path: Path) -> None:
             assert record["true_accuracy"] < 0.7
         if record["stream"] == "ramp":
             assert 0 < record["loss_at_alarm"] < 0.4
+
+
+def test_the_quick_form_of_alibi_detect_s_mmd_is_its_own() -> None:
+    generator = np.random.default_rng(0)
+
+    def features(n: int, shift: float) -> Features:
+        rows = (generator.standard_normal((n, 6)) + shift).astype(np.float32)
+        return Features(rows, rows, rows)
+
+    other = PlainMmdDrift(features(80, 0.0))
+    seen: list[float] = []
+    for seed, shift in enumerate((0.0, 0.0, 0.1, 0.2, 1.0)):
+        window = features(40, shift)
+        torch.manual_seed(seed)
+        theirs = other.test.predict(window.embeddings)["data"]
+        torch.manual_seed(seed)
+        assert other.p_value(window) == pytest.approx(theirs["p_val"], abs=1e-6)
+        torch.manual_seed(seed)
+        assert other.drifted(window) == bool(theirs["is_drift"])
+        seen.append(theirs["p_val"])
+    assert min(seen) < 0.05 < max(seen)
 
 
 def test_confirmation_counts_shifts_and_not_windows() -> None:

@@ -51,6 +51,23 @@ def test_windows_keep_what_the_monitor_found_out(
         make_window(1, effect_size=math.nan)
 
 
+def test_labels_that_come_later_are_noted_with_windows(
+    book: CaseBook, make_window: Callable[..., WindowRecord]
+) -> None:
+    book.record_windows("digits", "3", {}, [make_window(0), make_window(1)])
+    book.record_windows("digits", "4", {}, [make_window(0), make_window(1)])
+    book.label_windows("digits", "3", {1: (0.75, 8)})
+    noted = [(window.labelled_accuracy, window.labelled_count) for window in book.windows("digits", "3")]
+    assert noted == [(None, None), (0.75, 8)]
+    assert book.windows("digits", "4")[1].labelled_count is None
+    with pytest.raises(NotInCaseBook, match=r"there are no windows \[7\] of digits 3"):
+        book.label_windows("digits", "3", {0: (1.0, 1), 7: (1.0, 1)})
+    for accuracy, count in ((1.1, 3), (math.nan, 3), (0.5, 0)):
+        with pytest.raises(InputError, match=r"expected an accuracy in 0\.\.1 of at least 1 label"):
+            book.label_windows("digits", "3", {0: (accuracy, count)})
+    assert book.windows("digits", "3")[0].labelled_count is None
+
+
 def test_attachments_are_replaced_by_name(book: CaseBook, open_case: OpenCase, clock: SimpleNamespace) -> None:
     case = open_case(book)
     book.attach(case.id, "map.json", "application/json", b"{}")

@@ -115,6 +115,35 @@ class Streams(BookPart):
             )
         return retry_once(lambda: self._record(stream, cursor, windows, open_event, end_event_id))
 
+    def label_windows(self, model_name: str, model_version: str, found: Mapping[int, tuple[float, int]]) -> None:
+        """Note with recorded windows what labels say, which mostly come later.
+
+        Args:
+            model_name: registered model.
+            model_version: its version.
+            found: window index -> (share of right answers in 0..1, how many have a label: at least 1).
+
+        Raises:
+            InputError: a share or a count that cannot be.
+            NotInCaseBook: a window that was never recorded; nothing is noted then.
+        """
+        for index, (accuracy, count) in found.items():
+            if not 0 <= accuracy <= 1 or count < 1:
+                raise InputError(
+                    f"window {index}: expected an accuracy in 0..1 of at least 1 label, got {accuracy} of {count}"
+                )
+        with self._database.writing() as session:
+            query = select(WindowRow).where(
+                WindowRow.model_name == model_name,
+                WindowRow.model_version == model_version,
+                WindowRow.window_index.in_(found),
+            )
+            rows = {row.window_index: row for row in session.scalars(query)}
+            if missing := sorted(set(found) - set(rows)):
+                raise NotInCaseBook(f"there are no windows {missing} of {model_name} {model_version}")
+            for index, (accuracy, count) in found.items():
+                rows[index].labelled_accuracy, rows[index].labelled_count = accuracy, count
+
     def _record(
         self,
         stream: _Stream,
