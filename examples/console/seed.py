@@ -58,12 +58,14 @@ def seed(case_book_url: str, field_log_uri: str, class_names: Sequence[str] = CL
         teller.dismiss(dismissed, "Ann Meyer", "a test camera was connected by mistake")
         rejected = teller.drift(Shift("receipt-totals", "11", now - 30 * HOUR_MS, windows=30, drifts_at=20))
         teller.judge(rejected, better=False, candidate=None)
-        accepted = teller.drift(Shift("digits", "3", now - 30 * HOUR_MS, windows=60, drifts_at=41))
+        accepted = teller.drift(Shift("digits", "3", now - 31 * HOUR_MS, windows=60, drifts_at=41))
         teller.judge(accepted, better=True, candidate="4")
-        training = teller.drift(Shift("parcel-labels", "5", now - 9 * HOUR_MS, windows=36, drifts_at=22))
+        training = teller.drift(Shift("parcel-labels", "5", now - 39 * HOUR_MS // 4, windows=36, drifts_at=22))
         teller.train(training, epoch=4, epochs=10)
-        annotating = teller.drift(Shift(LONG_NAME, "1", now - 4 * HOUR_MS, windows=30, drifts_at=24))
+        annotating = teller.drift(Shift(LONG_NAME, "1", now - 8 * HOUR_MS, windows=30, drifts_at=24))
         teller.plan(annotating, answered=38)
+        if clock.ms >= now:
+            raise RuntimeError(f"the story ends {(clock.ms - now) / 1000:.0f} s after the present")
         clock.ms = now
     return Story(promoted, accepted, rejected, training, annotating, dismissed)
 
