@@ -65,6 +65,7 @@ def variants() -> dict[str, DefaultSettings]:
             learning_rate_without_batch_norm=own.learning_rate_without_batch_norm / 10,
         ),
         "trained weights as they are": keeping(weight=1.0),
+        "statistics by setting": replace(own, labels_choose_statistics=False),
         "shared statistics": keeping(shared=True),
         "statistics apart": keeping(shared=False),
         "float32": replace(own, bfloat16=False),

@@ -4,13 +4,15 @@ Given a model M, its training data, a pool U of field inputs and a budget of B l
 
 1. adapt       M's batch norms are measured on U, so that embeddings tell field inputs apart     -> batch_norm.py
 2. cover       U in B clusters; a person labels the input nearest each centre                    -> coverage.py
-3. train       each step on replayed training inputs, labelled field inputs, and unlabelled ones, these in strong
+3. statistics  M answers the labels under several: the field's, both worlds', the old one's. Mixed ones are taken
+               unless others are clearly better                                                -> statistics_choice.py
+4. train       each step on replayed training inputs, labelled field inputs, and unlabelled ones, these in strong
                views, towards what a teacher says of a weak view                                 -> views.py
-4. teacher     the average of the weights over time, halfway back to M's                         -> teacher.py
-5. keep        the average, on the way back to M's weights; the batch norms measured on the worlds that are to be
+5. teacher     the average of the weights over time, halfway back to M's                         -> teacher.py
+6. keep        the average, on the way back to M's weights; the batch norms measured on the worlds that are to be
                kept. How far, and which: what the user chose by ``keep_reference``               -> default_settings.py
 
-Steps 1 and 2 (:func:`select_default`) and 3-5 (:func:`train_default`) are two calls: people answer hours later.
+Steps 1 and 2 (:func:`select_default`) and 3-6 (:func:`train_default`) are two calls: people answer hours later.
 Models without batch norm are repaired alike, without what concerns batch norm. docs/benchmarks.md has the ablation.
 """
 
@@ -20,6 +22,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,7 @@ from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import RepairableModel, Served, TrainingSet, blocks
+from fieldrepair_plugin.statistics_choice import StatisticsChoice, answered_right
 from fieldrepair_plugin.teacher import Teacher, between
 from fieldrepair_plugin.training import EpochRecord, RepairResult
 from fieldrepair_plugin.unsmoothness import normalised_entropy
@@ -48,6 +52,12 @@ from fieldrepair_service.errors import InputError
 log = logging.getLogger(__name__)
 
 DEFAULTS = DefaultSettings()
+_MIXED = 0.5
+"""Share of the reference in mixed statistics: what is taken where labels do not say better."""
+_CHECKED = 4000
+"""Training inputs that tell how much of the reference was lost."""
+_ONE_SIDED = 1.645
+"""Standard errors of a one-sided 95 % bound."""
 
 
 def select_default(
@@ -117,7 +127,7 @@ def train_default(
     checkpoint: Path | None = None,
     own: DefaultSettings = DEFAULTS,
 ) -> RepairResult:
-    """Steps 3-5: repair a copy of the model.
+    """Steps 3-6: repair a copy of the model.
 
     Args:
         model: the model under repair; it is not changed.
@@ -148,7 +158,8 @@ def train_default(
     model = model.working_copy()
     data = RepairData.gather(model, reference, pool, *propagate(selection, labels))
     answered_outside, outside = outside_classes(selection, labels)
-    training = _Training(model, data, torch.from_numpy(outside), settings, own)
+    answered = sorted(index for index, label in labels.items() if label != NONE_OF_THESE)
+    training = _Training(model, data, torch.tensor(answered), torch.from_numpy(outside), settings, own)
     identity = (settings, own, training.precision.bfloat16)
     fingerprint = fingerprint_of(identity, labels, selection, data.images, data.classes, model.module.state_dict())
     if checkpoint is not None and (saved := Checkpoint.load(checkpoint, fingerprint)) is not None:
@@ -177,14 +188,24 @@ def train_default(
 
 
 class _Training:
-    """Steps 3-5, and what changes from epoch to epoch; it can leave for a checkpoint and come back."""
+    """Steps 3-6, and what changes from epoch to epoch; it can leave for a checkpoint and come back."""
 
     def __init__(
-        self, model: RepairableModel, data: RepairData, outside: Tensor, settings: HybridSettings, own: DefaultSettings
+        self,
+        model: RepairableModel,
+        data: RepairData,
+        answered: Tensor,
+        outside: Tensor,
+        settings: HybridSettings,
+        own: DefaultSettings,
     ) -> None:
         self.model, self.data, self.settings, self.own = model, data, settings, own
-        self.keeping = own.keeping(settings.keep_reference)
+        normed = len(norm_layers(model.module)) > 0
+        self.keeping, self.field_reads_better_mixed = own.keeping(settings.keep_reference), False
         self.training, self.field = data.images[: data.first], data.field
+        self.choice: StatisticsChoice | None = None
+        if normed and own.labels_choose_statistics:
+            self._choose_statistics(answered + data.first)
         self.views = Views.of(model, self.training, data.classes[: data.first], settings)
         unlabelled = data.classes[data.first :] < 0
         unlabelled[outside] = False  # of a class that the model lacks, every answer of its is wrong
@@ -196,7 +217,6 @@ class _Training:
         self.champion = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
         self.teacher = Teacher(model, model.module, own.average, own.teacher_weight)
         self.precision = Precision.of(model, own.bfloat16)
-        normed = len(norm_layers(model.module)) > 0
         self.learning_rate = own.learning_rate if normed else own.learning_rate_without_batch_norm
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in model.module.parameters() if parameter.requires_grad],
@@ -206,9 +226,10 @@ class _Training:
             nesterov=settings.momentum > 0,
         )
         self.records: list[EpochRecord] = []
+        self.right_before: Tensor | None = None
 
     def epoch(self, epoch: int, tell: Progress) -> EpochRecord:
-        """Step 3: one pass over the unlabelled inputs, with as much of the rest beside it."""
+        """Steps 4 and 5: one pass over the unlabelled inputs, with as much of the rest beside it."""
         started, own, steps, generator = (
             time.monotonic(),
             self.own,
@@ -259,7 +280,8 @@ class _Training:
         if len(unlabelled):
             inputs = images[unlabelled].to(device)
             with self.precision.autocast():
-                answers = self.teacher.answers(self.views.weak(inputs, generator))
+                beside = reference if self.field_reads_better_mixed and len(reference) else None
+                answers = self.teacher.answers(self.views.weak(inputs, generator), beside)
             field.append(self._strong(inputs, generator))
         with self.precision.autocast():
             # One batch norm for both worlds where both are to be served; else each is normalised by its own.
@@ -285,12 +307,52 @@ class _Training:
         return float(loss.detach()), float(lesson.detach()), counted, entropy
 
     def finish(self) -> None:
-        """Step 5: from the average back towards the old weights, and the statistics of the worlds that are kept."""
+        """Step 6: from the average back towards the old weights, and the statistics of the worlds that are kept."""
         module, keeping = self.model.module, self.keeping
         module.load_state_dict(between(self.champion, self.teacher.weights, keeping.weight))
         module.zero_grad(set_to_none=True)
         generator = generator_for(self.settings.seed, "statistics")
-        measure_statistics(self.model, self.field, self.training, keeping.reference_share, 256, generator)
+        share = keeping.reference_share
+        measure_statistics(self.model, self.field, self.training, share, 256, generator)
+        if self.choice is None or self.settings.keep_reference == "off":
+            return
+        for more in _more_reference(share):
+            lost = self._reference_lost()
+            if lost <= self.own.reference_margin:
+                break
+            if self.choice.objects(share, more, self.own.objection):
+                log.info("up to %.1f %% of the training inputs lost; labels want the field's statistics", 100 * lost)
+                break
+            measure_statistics(self.model, self.field, self.training, more, 256, generator)
+
+    def _choose_statistics(self, answered: Tensor) -> None:
+        """Step 3."""
+        share = self.keeping.reference_share
+        self.choice = StatisticsChoice.of(
+            self.model,
+            self.field,
+            self.training,
+            (self.data.images[answered], self.data.classes[answered]),
+            {0.0, _MIXED, 1.0, share, *_more_reference(share)},
+            generator_for(self.settings.seed, "labels choose"),
+        )
+        best = self.choice.best(_MIXED, self.own.evidence)
+        self.field_reads_better_mixed = best >= _MIXED
+        if best >= _MIXED and (self.settings.keep_reference == "off" or best > share):
+            self.keeping = replace(self.keeping, shared_statistics=True, reference_share=best)
+        log.info("labels right by share of the reference in the statistics: %s; best %.2f", self.choice.shares, best)
+
+    def _reference_lost(self) -> float:
+        """Upper bound (one-sided, 95 %) of the accuracy lost on training inputs, of the model as it is."""
+        some = torch.randperm(self.data.first, generator=generator_for(self.settings.seed, "reference"))[:_CHECKED]
+        inputs, classes = self.data.images[some], self.data.classes[some]
+        if self.right_before is None:
+            after = {name: value.detach().clone() for name, value in self.model.module.state_dict().items()}
+            self.model.module.load_state_dict(self.champion)
+            self.right_before = answered_right(self.model, inputs, classes)
+            self.model.module.load_state_dict(after)
+        lost = self.right_before.float() - answered_right(self.model, inputs, classes).float()
+        return float(lost.mean() + _ONE_SIDED * lost.std(correction=0) / math.sqrt(len(lost)))
 
     def snapshot(self, fingerprint: str) -> Checkpoint:
         """All that the next epoch starts from; randomness is drawn anew by each epoch."""
@@ -330,6 +392,11 @@ class _Training:
 
     def _strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return (self.views.strong if self.own.strong_views else self.views.weak)(inputs, generator)
+
+
+def _more_reference(share: float) -> tuple[float, ...]:
+    """Shares on the way from one to the reference alone."""
+    return tuple(share + step * (1 - share) for step in (0.5, 0.75, 1.0))
 
 
 def _shuffled(items: Tensor, count: int, generator: torch.Generator) -> Tensor:

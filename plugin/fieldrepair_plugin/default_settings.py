@@ -13,11 +13,13 @@ class Keeping:
     """How much of the old world a repair keeps: decided in training, in the weights, and in the batch norms."""
 
     shared_statistics: bool
-    """Train reference and field inputs in one batch, under the statistics of both; else each under its own."""
+    """Train reference and field inputs in one batch, under the statistics of both; else each under its own (which the
+    labels may overrule)."""
     weight: float = Field(ge=0, le=1)
     """How far to go from the old weights (0) to the trained ones (1)."""
     reference_share: float = Field(ge=0, le=1)
-    """Share of reference inputs among those the served batch-norm statistics are measured on at the end."""
+    """Share of reference inputs among those the served batch-norm statistics are measured on at the end; the labels may
+    choose another, see :attr:`DefaultSettings.labels_choose_statistics`."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -67,8 +69,22 @@ class DefaultSettings:
     bfloat16: bool | None = None
     """Train in bfloat16 where precision allows (autocast). Default: where the processor does, and the model can."""
 
+    # Statistics: what the labels decide.
+    labels_choose_statistics: bool = True
+    """Try the unrepaired model on the labels under several batch-norm statistics. With ``off``, statistics of the field
+    alone are taken where labels say that they are better than mixed ones, and reference ones likewise. With the others,
+    more of the reference than the ``reference_share`` is taken where its accuracy fell and labels do not object."""
+    evidence: float = Field(default=1.0, ge=0)
+    """Standard errors of a difference on the labels, from which on statistics other than mixed ones are taken."""
+    objection: float = Field(default=2.0, ge=0)
+    """Standard errors by which labels must be answered worse to keep more of the reference out of the statistics."""
+    reference_margin: float = Field(default=0.01, ge=0, le=1)
+    """``strict`` and ``balanced``: accuracy on replayed training inputs that may be lost (upper 95 % bound) before more
+    of the reference is taken into the statistics. It bounds the loss on new inputs only for a model that did not learn
+    its training inputs by heart."""
+
     # What the user chooses between.
-    strict: Keeping = Keeping(shared_statistics=True, weight=0.5, reference_share=0.5)
+    strict: Keeping = Keeping(shared_statistics=True, weight=0.5, reference_share=0.4)
     """The old accuracy is to stay."""
     balanced: Keeping = Keeping(shared_statistics=False, weight=0.75, reference_share=0.5)
     """Both worlds alike."""

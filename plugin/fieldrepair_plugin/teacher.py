@@ -47,11 +47,17 @@ class Teacher:
             else:
                 self.weights[name].copy_(value)
 
-    def answers(self, views: Tensor) -> Tensor:
-        """Probabilities ``(n, classes)`` of weak views, under the batch's own batch-norm statistics: the field's."""
+    def answers(self, views: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Probabilities ``(n, classes)`` of weak views, under the batch's own batch-norm statistics: the field's.
+
+        Args:
+            views: ``(n, *form.shape)``.
+            beside: inputs of the reference that share the statistics, for a field that is read better so.
+        """
         self._speaker.module.load_state_dict(between(self._champion, self.weights, self._weight))
         with batch_statistics(self._speaker.module):
-            return self._speaker.logits(views).softmax(dim=1)
+            inputs = views if beside is None else torch.cat([views, beside])
+            return self._speaker.logits(inputs)[: len(views)].softmax(dim=1)
 
     def lesson(self, logits: Tensor, answers: Tensor, targets: Literal["soft", "confident"]) -> tuple[Tensor, float]:
         """The loss of a student's logits on strong views, and how many of the answers count.

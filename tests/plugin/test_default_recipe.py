@@ -20,6 +20,7 @@ from fieldrepair_plugin.exemplars import NONE_OF_THESE
 from fieldrepair_plugin.hybrid import HybridSettings, RepairableModel, RepairResult, TrainingSet
 from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.progress import ProgressEvent
+from fieldrepair_plugin.statistics_choice import StatisticsChoice
 from fieldrepair_plugin.teacher import Teacher, between
 from fieldrepair_plugin.views import Views
 from fieldrepair_service.errors import InputError
@@ -122,6 +123,7 @@ def test_a_shifted_world_is_repaired_and_the_old_one_kept(model: RepairableModel
         {"bfloat16": False},
         {"learning_rate": 0.2},
         {"adapt_before_selection": False},
+        {"labels_choose_statistics": False},
         {"off": Keeping(shared_statistics=True, weight=0.75, reference_share=0.0)},
         {"off": Keeping(shared_statistics=False, weight=0.2, reference_share=0.0)},
         {"off": Keeping(shared_statistics=False, weight=0.75, reference_share=0.9)},
@@ -130,7 +132,8 @@ def test_a_shifted_world_is_repaired_and_the_old_one_kept(model: RepairableModel
 )
 def test_every_switch_changes_the_result(model: RepairableModel, changed: dict[str, Any]) -> None:
     # float32, so that it is the switch that differs and not the precision a machine chooses.
-    base = replace(OWN, bfloat16="bfloat16" in changed)
+    # And what the user chose is followed to the letter only where labels have no say.
+    base = replace(OWN, bfloat16="bfloat16" in changed, labels_choose_statistics="off" not in changed)
     first, second = repaired(model, base).module, repaired(model, replace(base, **changed)).module
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     assert any(not torch.equal(one, other) for one, other in pairs)
@@ -258,6 +261,64 @@ def test_batch_statistics_leave_no_trace() -> None:
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert network.training
+
+
+def test_labels_choose_other_statistics_only_with_evidence() -> None:
+    mixed = torch.tensor([True] * 60 + [False] * 40)
+    field, reference = mixed.clone(), mixed.clone()
+    field[60:69], field[:5] = True, False  # 9 won, 5 lost: 1.07 standard errors
+    reference[:4] = False  # 4 lost: 2
+    choice = StatisticsChoice({0.0: field, 0.5: mixed, 1.0: reference})
+    assert choice.shares == {0.0: 0.64, 0.5: 0.6, 1.0: 0.56}
+    assert choice.best(0.5, 1.0) == 0.0
+    assert choice.best(0.5, 1.1) == 0.5
+    assert choice.objects(0.5, 1.0, 2.0)
+    assert not choice.objects(0.5, 1.0, 2.1)
+    assert not choice.objects(0.5, 0.5, 0.1)
+
+
+def test_statistics_are_chosen_by_how_the_old_model_reads_the_labels(model: RepairableModel) -> None:
+    field, training = model.pixels(POOL, "pool"), model.pixels(REFERENCE.x, "training data")
+    work = model.working_copy()
+    before = {name: value.clone() for name, value in work.module.state_dict().items()}
+
+    def choice(inputs: Tensor, truth: Array) -> StatisticsChoice:
+        classes = torch.from_numpy(truth)
+        shares = (0.0, 0.5, 1.0)
+        return StatisticsChoice.of(work, field, training, (inputs, classes), shares, torch.Generator().manual_seed(0))
+
+    darker = choice(field, TRUTH)
+    assert darker.best(0.5, 1.0) == 0.0
+    assert darker.objects(0.0, 1.0, 2.0)
+    assert choice(training, REFERENCE.y).best(0.5, 1.0) != 0.0
+    assert all(torch.equal(value, before[name]) for name, value in work.module.state_dict().items())
+
+
+def test_strict_takes_the_old_statistics_where_labels_do_not_object(model: RepairableModel) -> None:
+    """The field is the old world, its batch norms are spoilt by inputs that nobody labelled."""
+    strict = replace(SETTINGS, keep_reference="strict")
+    odd = np.concatenate([REFERENCE.x[:30], SPEC.from_pixels(np.full((90, 1, 8, 8), 255, np.uint8))])
+    selection = select_default(model, REFERENCE, odd, 30, strict, own=replace(OWN, selection="random"))
+    selection = replace(selection, exemplars=np.arange(30), regions=[np.array([at]) for at in range(30)])
+    labels = {at: int(REFERENCE.y[at]) for at in range(30)}
+    careless = replace(OWN, strict=Keeping(shared_statistics=False, weight=0.0, reference_share=0.0))
+
+    def lost(own: DefaultSettings) -> float:
+        result = train_default(model, REFERENCE, odd, selection, labels, strict, own=own)
+        return accuracy(model.module, REFERENCE.x, REFERENCE.y) - accuracy(result.module, REFERENCE.x, REFERENCE.y)
+
+    by_setting = lost(replace(careless, labels_choose_statistics=False))
+    assert by_setting > 0.02
+    assert lost(careless) < min(by_setting, 0.011)
+
+
+def test_the_teacher_reads_the_field_beside_the_reference_where_that_is_better(model: RepairableModel) -> None:
+    student = model.working_copy()
+    teacher = Teacher(student, student.module, average=0.9, weight=0.5)
+    views, beside = torch.rand(8, 1, 8, 8) * 255, torch.rand(6, 1, 8, 8) * 40
+    together = teacher.answers(views, beside)
+    assert together.shape == (8, 4)
+    assert not torch.allclose(together, teacher.answers(views))
 
 
 def test_the_teacher_follows_slowly_and_speaks_from_between(model: RepairableModel) -> None:
