@@ -70,6 +70,7 @@ class Forwarding:
         "_held_up",
         "_left_out",
         "_my_turn",
+        "_only_head",
         "_out",
         "_over",
         "_protocol",
@@ -112,6 +113,7 @@ class Forwarding:
         self._has_length = self._rechunk = False
         self._close = not head.keep_alive
         self._out: list[bytes] = []  # of the answer, not yet sent
+        self._only_head = True
 
     # -- the request comes in ------------------------------------------------------------------------------------
 
@@ -263,15 +265,23 @@ class Forwarding:
 
     def on_answer_body(self, chunk: bytes) -> None:
         """A piece of it."""
+        self._only_head = False
         if self._answered is not None:
             self._answered.add(chunk)
         self._out.append(chunk_of(chunk) if self._rechunk else chunk)
 
     def on_answer_pause(self) -> None:
-        """That is all for now."""
-        if self._out:
-            self._client.write(b"".join(self._out))
-            self._out.clear()
+        """That is all for now.
+
+        Servers write head and body one after the other, and they arrive so. A head whose body follows is kept for it:
+        the client could do nothing with it yet, and would be woken twice.
+        """
+        if self._out and not (self._only_head and self._has_length):
+            self._flush()
+
+    def _flush(self) -> None:
+        self._client.write(b"".join(self._out))
+        self._out.clear()
 
     def on_answer_held(self, held: bool) -> None:
         """The client takes the answer more slowly than it comes."""
@@ -289,9 +299,17 @@ class Forwarding:
             self._client.deadline = perf_counter() + _SETTLING_SECONDS
             self._connecting = asyncio.get_running_loop().create_task(self._settle(spooled, took))
             return
-        self._deliver(took)
-        if not capture.sync:
-            self._log(took)
+        if capture.sync:
+            self._deliver(took)
+            return
+        self._flush()
+        # What was written leaves when the event loop has gone through what came in; what follows can wait until then.
+        asyncio.get_running_loop().call_soon(self._account, perf_counter() - self._started, took)
+        self._end(close=self._close)
+
+    def _account(self, seconds: float, took: float) -> None:
+        self._proxy.stats.observe(self._status, seconds, took)
+        self._log(took)
 
     async def _settle(self, spooled: asyncio.Future[bool], took: float) -> None:
         await self._proxy.capture.settled(spooled)
@@ -300,7 +318,7 @@ class Forwarding:
             self._deliver(took)
 
     def _deliver(self, took: float) -> None:
-        self._client.write(b"".join(self._out))
+        self._flush()
         self._proxy.stats.observe(self._status, perf_counter() - self._started, took)
         self._end(close=self._close)
 
@@ -373,7 +391,7 @@ class Forwarding:
         self._proxy.stats.broken_answers += 1
         self._proxy.stats.observe(self._status, perf_counter() - self._started, None)
         self._drop(reason)
-        self.on_answer_pause()
+        self._flush()
         if self._has_length or self._rechunk:
             self._end(close=True)
         else:
