@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.drift_case import DriftCase, load_drift_case
+from benchmarks.drift_cost import soak, speed
 from benchmarks.drift_others import OTHERS, Other
 from benchmarks.drift_record import Decisions, Record, Severity, make_record, table
 from benchmarks.drift_streams import WINDOW, DriftStream, no_drift, ramp, shifted
@@ -50,11 +50,11 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
     default = settings.detector_names
     sets = [default, *(tuple(words.split("+")) for words in options.together.split(",") if words)]
     sets = [words for words in sets if set(words) <= set(names)]
+    compares = options.compare > 0 and not case.tabular and default in sets
     lots: list[DriftStream] = []
     calm: dict[str, Decisions] = {}
     records: list[Record] = []
-    reference, _ = case.split(0, settings.drift_reference_size)
-    estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
+    estimators: list[AccuracyEstimator] = []
     for split in range(SPLITS):
         reference, traffic = case.split(split, settings.drift_reference_size)
         # The slow ones take most of a minute to fit: one reference, and fewer windows.
@@ -66,27 +66,32 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
         decided = _decide(scores, [words for words in sets if set(words) <= set(fitted)], options)
         for name, drifted in decided.items():
             _add(calm, name, drifted, seconds.get(name, 0.0))
+        estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
+        for moving in (shifted(case), ramp(case, traffic, split)) if split == 0 else (ramp(case, traffic, split),):
+            # A ramp is one draw: five of them, each with its own reference, show how much the delay varies.
+            stream_name = moving.name if split == 0 else f"{moving.name}_{split}"
+            severity = _severity(estimator, moving)
+            moved, took = _score(fitted, moving)
+            decided = _decide(moved, [words for words in sets if set(words) <= set(fitted)], options)
+            for name, drifted in decided.items():
+                decisions = Decisions([drifted], took.get(name, 0.0))
+                named = replace(moving, name=stream_name)
+                records.append(make_record(case, name, named, decisions, severity, options.p_value))
+            if compares:
+                again = replace(moving, name=f"{stream_name}_compared")
+                ours = Decisions([decided["+".join(default)]], 0.0)
+                records.append(make_record(case, OURS, again, ours, severity, options.p_value))
+                for other in OTHERS:
+                    drifted, took_them = _others(other(reference.features), again, split, until_confirmed=True)
+                    theirs = Decisions([drifted], took_them)
+                    records.append(make_record(case, other.name, again, theirs, severity, None))
+        estimators.append(estimator)
         if split == 0:
-            for moving in (shifted(case), ramp(case, traffic, split)):
-                severity = _severity(estimator, moving)
-                moved, took = _score(fitted, moving)
-                decided = _decide(moved, sets, options)
-                for name, drifted in decided.items():
-                    decisions = Decisions([drifted], took.get(name, 0.0))
-                    records.append(make_record(case, name, moving, decisions, severity, options.p_value))
-                if options.compare and not case.tabular:
-                    again = replace(moving, name=f"{moving.name}_compared")
-                    ours = Decisions([decided["+".join(default)]], 0.0)
-                    records.append(make_record(case, OURS, again, ours, severity, options.p_value))
-                    for other in OTHERS:
-                        drifted, took_them = _others(other(reference.features), again, 0, until_confirmed=True)
-                        theirs = Decisions([drifted], took_them)
-                        records.append(make_record(case, other.name, again, theirs, severity, None))
             console.print(f"  {case.name}: shifted traffic measured")
-    calm_severity = _severity(estimator, replace(lots[0], windows=lots[0].windows[:ESTIMATED_WINDOWS]))
+    calm_severity = _severity(estimators[0], replace(lots[0], windows=lots[0].windows[:ESTIMATED_WINDOWS]))
     for name, decisions in calm.items():
         records.append(make_record(case, name, lots[0], decisions, calm_severity, options.p_value))
-    if options.compare and not case.tabular:
+    if compares:
         records += _compare_calm(case, default, options, calm_severity)
         console.print(f"  {case.name}: compared on {options.compare} unchanged windows")
     return records
@@ -206,65 +211,6 @@ def _severity(estimator: AccuracyEstimator, stream: DriftStream) -> Severity:
         interval_high=float(np.mean([estimate.high for estimate in estimates])),
         trusted_share=float(np.mean([estimate.trusted for estimate in estimates])),
     )
-
-
-def soak(case: DriftCase, windows: int, console: Console) -> dict[str, object]:
-    """Score so many windows one after another, as the monitor does; resident memory after a tenth, and at the end."""
-    settings = MonitorSettings()
-    reference, traffic = case.split(0, settings.drift_reference_size)
-    fitted = {
-        name: make_detector(name, DetectorOptions(window_size=settings.window_size)) for name in settings.detector_names
-    }
-    for detector in fitted.values():
-        detector.fit(reference.features)
-    generator = np.random.default_rng(0)
-    resident: list[int] = []
-    began = time.perf_counter()
-    for at in range(windows):
-        window = traffic.features.take(generator.integers(len(traffic), size=settings.window_size))
-        for detector in fitted.values():
-            detector.score(window)
-        if at % (windows // 10) == windows // 10 - 1:
-            resident.append(_resident())
-            console.print(f"  {at + 1} windows: {resident[-1] / 2**20:.0f} MiB")
-    return {
-        "measurement": "soak",
-        "case": case.name,
-        "detectors": list(fitted),
-        "windows": windows,
-        "resident_bytes": resident,
-        "milliseconds_per_window": 1000 * (time.perf_counter() - began) / windows,
-    }
-
-
-def speed() -> dict[str, object]:
-    """MMD on 1,000 embeddings of 512 numbers against a window of 1,000, with 200 calibration windows."""
-    generator = np.random.default_rng(0)
-
-    def features() -> Features:
-        rows = generator.standard_normal((1000, 512)).astype(np.float32)
-        return Features(rows[:, :2], rows[:, :2], rows)
-
-    make_detector("mmd", DetectorOptions()).fit(features())  # loads alibi-detect
-    detector = make_detector("mmd", DetectorOptions(p_value=0.01, window_size=1000, calibration_windows=200))
-    reference, window = features(), features()
-    began = time.perf_counter()
-    detector.fit(reference)
-    fitted = time.perf_counter()
-    detector.score(window)
-    ended = time.perf_counter()
-    return {
-        "measurement": "speed",
-        "detector": "mmd",
-        "fit_seconds": fitted - began,
-        "score_seconds": ended - fitted,
-        "seconds": ended - began,
-    }
-
-
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
