@@ -71,8 +71,12 @@ class StatisticsChoice:
         return share if others and others[share] >= evidence else prior
 
     def objects(self, start: float, share: float, evidence: float) -> bool:
-        """Whether the labels say, by so many standard errors, that ``share`` is worse than ``start``."""
-        return self._standard_errors(share, start) >= evidence
+        """Whether the labels say, by so many standard errors, that ``share`` is worse than ``start``.
+
+        For a share that was not tried, the nearest one stands that was.
+        """
+        tried = min(self.right, key=lambda each: abs(each - share))
+        return self._standard_errors(tried, start) >= evidence
 
     def _standard_errors(self, start: float, share: float) -> float:
         """How much better ``share`` is, in standard errors if there were no difference (as in McNemar's test)."""

@@ -273,6 +273,7 @@ def test_labels_choose_other_statistics_only_with_evidence() -> None:
     assert choice.best(0.5, 1.0) == 0.0
     assert choice.best(0.5, 1.1) == 0.5
     assert choice.objects(0.5, 1.0, 2.0)
+    assert choice.objects(0.5, 0.9, 2.0)  # for which 1.0 stands
     assert not choice.objects(0.5, 1.0, 2.1)
     assert not choice.objects(0.5, 0.5, 0.1)
 
