@@ -86,6 +86,8 @@ class CountsView(_Body):
 class ApprovalView(_Body):
     """That somebody wants a case's candidate promoted, and what became of it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, from_attributes=True)
+
     by: str
     """Who approved."""
     at_ms: int

@@ -87,9 +87,7 @@ def move_alias(version: str) -> None:
     MlflowClient().set_registered_model_alias(MODEL, "champion", version)
 
 
-def switch_under_load(
-    running: FieldRepair, part: Part, version: str, folder: Path, decide: Callable[[], None]
-) -> Load:
+def switch_under_load(running: FieldRepair, part: Part, version: str, folder: Path, decide: Callable[[], None]) -> Load:
     """Decide, wait until the new version serves and the old server is gone, keep asking all the while."""
     with Load(running.traffic_url, part) as load:
         time.sleep(0.5)

@@ -18,7 +18,15 @@ from PIL import Image
 
 from fieldrepair_service import errors
 from fieldrepair_service.api import MAX_BODY_BYTES, case_router
-from fieldrepair_service.case_book import Case, CaseBook, NewDriftEvent, Purpose, WindowRecord, open_case_book
+from fieldrepair_service.case_book import (
+    Case,
+    CaseBook,
+    CaseState,
+    NewDriftEvent,
+    Purpose,
+    WindowRecord,
+    open_case_book,
+)
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.http_errors import STATUS, install_error_handlers, status_of
 from fieldrepair_service.inputs import ImageInput
@@ -108,6 +116,19 @@ def test_a_case_shows_all_but_what_tasks_are_for(api: httpx.Client, book: CaseBo
     assert (shown["note"], shown["budget"], shown["acceptance_size"]) == ("waiting for labels", 4, 3)
     assert (shown["acceptance"], shown["progress"], shown["run_id"]) == ({"accepted": True}, {"epoch": 1}, "abc")
     assert shown == _get(api, "/api/cases")[0]
+
+
+def test_an_approval_is_shown_with_its_case(
+    api: httpx.Client, book: CaseBook, case: Case, clock: SimpleNamespace
+) -> None:
+    book.transition(case.id, CaseState.TRAINING, "all labels are in", actor="worker")
+    book.update_case(case.id, candidate_version="4")
+    book.transition(case.id, CaseState.ACCEPTED, "better", actor="worker")
+    assert api.get(f"/api/cases/{case.id}").json()["approval"] is None
+    book.approve(case.id, "Ann", "approver", "fewer mistakes")
+    shown = api.get(f"/api/cases/{case.id}").json()["approval"]
+    assert shown == {"by": "Ann", "at_ms": clock.ms, "version": "4", "moved_ms": None, "problem": ""}
+    assert [one["approval"] for one in api.get("/api/cases", params={"state": "accepted"}).json()] == [shown]
 
 
 def test_dismissing_a_case_is_in_its_history(api: httpx.Client, case: Case, clock: SimpleNamespace) -> None:
