@@ -34,9 +34,13 @@ TOKENS = {role: f"the-{role}s-secret-token" for role in Role}
 _SPEC = ImageInput(height=28, width=28)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Generator[Browser]:
-    """Debian's chromium, without a window."""
+    """Debian's chromium, without a window.
+
+    One per file and no longer: while it is open, Playwright's event loop counts as running in this thread, and every
+    asynchronous test that came after in the same process would fail.
+    """
     program = os.environ.get("FIELDREPAIR_CHROMIUM") or shutil.which("chromium")
     if program is None:
         pytest.skip("needs Debian's chromium; install the package chromium, or name one in FIELDREPAIR_CHROMIUM")
