@@ -5,6 +5,10 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 TESTS   ?= tests
 TEST_PROCESSES ?= 2
+PYTEST  = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+# Browser tests have processes of their own: Playwright keeps an event loop running in the thread that uses it, and no
+# asynchronous test can run there.
+ALL_TESTS = $(filter tests,$(TESTS))
 # Real data sets for tests and benchmarks, where a machine has them; without them those tests say why they are skipped.
 FIELDREPAIR_DATA ?= $(abspath $(wildcard ../shared/data))
 export FIELDREPAIR_DATA
@@ -32,7 +36,8 @@ demo: $(READY) ## the whole story on real data, in a few minutes (KEEP=1 leaves 
 
 test: $(READY) system-packages ## run the tests (TESTS=tests/service for a part)
 	@echo "== tests (real data sets: $(or $(FIELDREPAIR_DATA),none; those tests are skipped))"
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TESTS)
+	@$(PYTEST) $(TESTS) $(if $(ALL_TESTS),--ignore=tests/browser)
+	@$(if $(ALL_TESTS),$(PYTEST) tests/browser)
 
 check: $(READY) ## lint, format, types and import rules
 	@echo "== ruff"       && $(BIN)/ruff check . && $(BIN)/ruff format --check .
