@@ -25,8 +25,9 @@ PARTS: Mapping[str, type[BaseSettings]] = {
 }
 PORTS = ("traffic_port", "control_port", "monitor_metrics_port")
 # What follows from the deployment itself, or would end it after one round.
-_OURS = frozenset({"model", "model_name", "model_version", "upstream", "state_dir", "tracking_uri"})
-_OURS_TOO = frozenset({"once", "worker_once"})
+_OURS = frozenset(
+    {"model", "model_name", "model_version", "upstream", "state_dir", "tracking_uri", "once", "worker_once"}
+)
 
 
 @cache
@@ -36,7 +37,7 @@ def settings() -> Mapping[str, tuple[str, FieldInfo]]:
     for part, settings_class in PARTS.items():
         for name, field in settings_class.model_fields.items():
             # A secret does not belong into a file of ours; it comes from the environment.
-            if name not in _OURS | _OURS_TOO and "SecretStr" not in str(field.annotation):
+            if name not in _OURS and "SecretStr" not in str(field.annotation):
                 found.setdefault(name, (part, field))
     return found
 
