@@ -14,7 +14,10 @@ from typing import Protocol, cast
 
 import httptools
 
+from fieldrepair_service.direct_write import DirectWriter
 from fieldrepair_service.http_message import HTTP2_GO_AWAY, RawHeaders
+from fieldrepair_service.known_request import KnownRequest
+from fieldrepair_service.repeated_head import Memory
 from fieldrepair_service.request_head import Refusal, RequestHead, read_head
 
 _LINGER_SECONDS = 2.0
@@ -85,6 +88,10 @@ class Handler(Protocol):
         """A request whose head has come."""
         ...
 
+    def begin_known(self, client: ClientConnection, known: KnownRequest, data: bytes, body_at: int) -> Serving | None:
+        """A request that is here whole, by a head that came before; None if it has to be begun like any other."""
+        ...
+
     def refuse(self, client: ClientConnection, refusal: Refusal, *, head_only: bool) -> Serving:
         """A request that is not forwarded; ``head_only``: its answer has no body."""
         ...
@@ -106,6 +113,9 @@ class ClientConnection(asyncio.Protocol):
         self.limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
+        self._writer: DirectWriter | None = None
+        self._known: KnownRequest | None = None
+        self._memory = Memory()
         self._current: Serving | None = None  # whose answer is next
         self._receiving: Serving | None = None  # whose body is coming in
         self._waiting: deque[Serving] = deque()
@@ -113,6 +123,8 @@ class ClientConnection(asyncio.Protocol):
         self._headers: RawHeaders = []
         self._in_body = False
         self._in_head = False
+        self._head: RequestHead | None = None  # the last that came, unless it was refused
+        self._heads = 0  # that began in this turn
         self._head_bytes = self._fed = 0  # of the head that is coming in: before this turn, and in it
         self._raw_body = 0  # bytes of a body that the parser does not see
         self._holds = 0
@@ -126,8 +138,8 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send something to the client."""
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._writer is not None:
+            self._writer.write(data)
 
     def hold(self, reason: int) -> None:
         """Read nothing more until every reason is gone."""
@@ -164,6 +176,7 @@ class ClientConnection(asyncio.Protocol):
         what it sends is read and thrown away for a moment.
         """
         self._ending = True
+        self._writer = None
         transport = self._transport
         if transport is None:
             return
@@ -209,6 +222,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
         self._transport = cast(asyncio.Transport, transport)  # of a TCP or TLS connection; uvloop has its own class
+        self._writer = DirectWriter(self._transport)
         if not self._handler.opened(self):
             count = self.limits.connections
             self._refuse(503, "TooManyConnections", f"this port takes {count} connections at a time")
@@ -218,14 +232,25 @@ class ClientConnection(asyncio.Protocol):
         if self._ending or self._broken:
             return
         self.now = perf_counter()
+        known = self._known
+        idle = self._idle()
+        if known is not None and idle and (body_at := known.body_in(data)):
+            request = self._handler.begin_known(self, known, data, body_at)
+            if request is not None:
+                self._current = request
+                self._memory.came_again()
+                return
         receiving = self._receiving
         if receiving is not None and (self._current is None or self._current is receiving):
             self.deadline = self.now + self.limits.body_seconds
         self._fed = len(data)
+        self._heads = 0
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            if self._parser.get_method() == b"PRI":
+            if self._ending:
+                pass  # what follows the last request is nobody's
+            elif self._parser.get_method() == b"PRI":
                 self.write(HTTP2_GO_AWAY)
                 self._broken = True
                 self.end()
@@ -238,10 +263,12 @@ class ClientConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > (limit := self.limits.header_bytes):
                 self._refuse(431, "HeadersTooLarge", f"a request's head may have {limit} bytes, got more")
+        elif idle and self._heads < 2 and self._head is not None and self._memory.may_try():
+            self._known = KnownRequest.of(data, self._head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whomever."""
-        self._transport = None
+        self._transport = self._writer = None
         self._ending = True
         self._handler.closed(self)
         current, self._current, self._receiving = self._current, None, None
@@ -270,6 +297,8 @@ class ClientConnection(asyncio.Protocol):
         """The first byte of a message."""
         self._url = b""
         self._headers = []
+        self._head = None
+        self._heads += 1
         self._in_head = True
         self._head_bytes = 0
         if self._current is None:
@@ -308,6 +337,7 @@ class ClientConnection(asyncio.Protocol):
             if parser.should_upgrade() and head.chunked:
                 raise Refusal(501, "UpgradeRefused", "an upgrade with a chunked body is refused", close=True)  # noqa: TRY301
             request = self._handler.begin(self, head)
+            self._head = head
             self._raw_body = (head.length or 0) if parser.should_upgrade() else 0
         except Refusal as refusal:
             self._broken = refusal.close = refusal.close or not keep_alive
@@ -360,6 +390,14 @@ class ClientConnection(asyncio.Protocol):
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
+
+    def _idle(self) -> bool:
+        """Whether everything that came is answered, and the next byte begins a message that may be answered."""
+        return (
+            self._current is None
+            and self._receiving is None
+            and not (self._in_head or self._waiting or self._holds or self._answer_held or self._stopping)
+        )
 
     def _advance(self) -> None:
         if self._advancing:

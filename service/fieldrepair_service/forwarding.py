@@ -23,22 +23,22 @@ from fieldrepair_service.drops import (
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.http_message import (
     CONTINUE,
-    HOP_BY_HOP,
     LAST_CHUNK,
-    STATUS_LINES,
     RawHeaders,
+    answer_head,
     chunk_of,
-    named_by_connection,
     own_answer,
 )
 from fieldrepair_service.logging_policy import TRACEPARENT, trace_id_of
-from fieldrepair_service.request_head import Refusal, RequestHead
+from fieldrepair_service.request_head import Refusal, RequestHead, onward_head
 from fieldrepair_service.request_log import request_id_of
 from fieldrepair_service.routes import MLFLOW
 from fieldrepair_service.upstream import Upstream
 from fieldrepair_service.upstream_connection import UpstreamConnection, UpstreamError
 
 if TYPE_CHECKING:
+    from fieldrepair_service.known_answer import KnownAnswer
+    from fieldrepair_service.known_request import KnownRequest
     from fieldrepair_service.proxy import Proxy
 
 # Up to here a request body is taken in whole before it goes on, which lets it be sent again.
@@ -114,6 +114,44 @@ class Forwarding:
         self._close = not head.keep_alive
         self._out: list[bytes] = []  # of the answer, not yet sent
         self._only_head = True
+
+    @classmethod
+    def whole(
+        cls, proxy: Proxy, client: ClientConnection, known: KnownRequest, data: bytes, body_at: int
+    ) -> Forwarding | None:
+        """A request that is here whole and whose head is known: it goes on first, and is looked at then.
+
+        Args:
+            proxy: whose it is.
+            client: who asks.
+            known: its head.
+            data: head and body.
+            body_at: where the body begins.
+
+        Returns:
+            None if no connection to a model server is at hand; then nothing has happened.
+        """
+        upstream = proxy.upstreams.acquire()
+        if upstream is None:
+            return None
+        connection = upstream.take()
+        if connection is None:
+            proxy.upstreams.release(upstream)
+            return None
+        asked_at = perf_counter()
+        body = data[body_at:]
+        connection.send(known.request_to(upstream, body))
+        self = cls(proxy, client, known.head(len(body)))
+        client.deadline = asked_at + upstream.limits.total_timeout
+        self._asked_at = asked_at
+        self._upstream = upstream
+        self._connection = connection
+        self._chunks.append(body)
+        self._my_turn = self._whole = self._repeatable = True
+        if self._asked is not None:
+            self._asked.add(body)
+        connection.asked(self, head_only=False, whole=True)
+        return self
 
     # -- the request comes in ------------------------------------------------------------------------------------
 
@@ -207,11 +245,7 @@ class Forwarding:
 
     def _ask(self, upstream: Upstream, connection: UpstreamConnection) -> None:
         head = self._head
-        parts = [head.method, b" ", upstream.prefix, head.target, b" HTTP/1.1\r\n"]
-        if not head.has_host:
-            parts += (b"host: ", upstream.authority, b"\r\n")
-        for name, value in head.passed:
-            parts += (name, b": ", value, b"\r\n")
+        parts = [onward_head(head, upstream.prefix, upstream.authority)]
         if self._whole:
             body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             parts += (b"content-length: %d\r\n\r\n" % len(body) if head.chunked else b"\r\n", body)
@@ -244,17 +278,7 @@ class Forwarding:
         self._status = status
         self._answer_headers = headers
         self._has_length = has_length or not has_body
-        out = self._out
-        out.append(STATUS_LINES[status])
-        named = b""
-        for name, value in headers:
-            if name not in HOP_BY_HOP:
-                out += (name, b": ", value, b"\r\n")
-            elif name == b"connection":
-                named += b"," + value
-        if named and (also := named_by_connection(named)):
-            kept = [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in also]
-            out[:] = [STATUS_LINES[status], *(piece for n, v in kept for piece in (n, b": ", v, b"\r\n"))]
+        out = self._out = answer_head(status, headers)
         if not self._has_length:
             if self._head.http11:
                 self._rechunk = True
@@ -283,6 +307,19 @@ class Forwarding:
         self._client.write(b"".join(self._out))
         self._out.clear()
 
+    def on_known_answer(self, known: KnownAnswer, data: bytes, body_at: int) -> bool:
+        """The whole answer at once, with a head that is known; false if it has to be taken apart like any other."""
+        if self._close or self._proxy.capture.sync:
+            return False
+        body = data[body_at:]
+        self._client.write(known.answer(body))
+        self._status = known.status
+        self._answer_headers = known.headers
+        self._has_length = True
+        if self._answered is not None:
+            self._answered.add(body)
+        return True
+
     def on_answer_held(self, held: bool) -> None:
         """The client takes the answer more slowly than it comes."""
         if self._connection is not None:
@@ -302,12 +339,18 @@ class Forwarding:
         if capture.sync:
             self._deliver(took)
             return
-        self._flush()
-        # What was written leaves when the event loop has gone through what came in; what follows can wait until then.
-        asyncio.get_running_loop().call_soon(self._account, perf_counter() - self._started, took)
+        if self._out:
+            self._flush()
+        self._proxy.settle_later(self, perf_counter() - self._started, took)
         self._end(close=self._close)
 
-    def _account(self, seconds: float, took: float) -> None:
+    def account(self, seconds: float, took: float) -> None:
+        """Count and log what is answered.
+
+        Args:
+            seconds: from the request's first byte to the answer's last.
+            took: the model server's share of it.
+        """
         self._proxy.stats.observe(self._status, seconds, took)
         self._log(took)
 

@@ -32,6 +32,21 @@ HTTP2_GO_AWAY = (
 )
 
 
+def answer_head(status: int, headers: RawHeaders) -> list[bytes]:
+    """Status line and header lines as they go on to the client, in pieces, without the empty line that ends a head."""
+    out = [STATUS_LINES[status]]
+    named = b""
+    for name, value in headers:
+        if name not in HOP_BY_HOP:
+            out += (name, b": ", value, b"\r\n")
+        elif name == b"connection":
+            named += b"," + value
+    if named and (also := named_by_connection(named)):
+        kept = [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in also]
+        return [STATUS_LINES[status], *(piece for name, value in kept for piece in (name, b": ", value, b"\r\n"))]
+    return out
+
+
 def chunk_of(body: bytes) -> bytes:
     """A piece of a body in chunked coding."""
     return b"%x\r\n%b\r\n" % (len(body), body)

@@ -7,7 +7,9 @@ end here. A request without a Host header, which HTTP/1.0 allows, gets the model
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from fieldrepair_service.capture import Capture
 from fieldrepair_service.client_connection import ClientConnection, Serving, TrafficLimits
@@ -18,6 +20,11 @@ from fieldrepair_service.request_head import Refusal, RequestHead
 from fieldrepair_service.request_log import RequestLog, request_id_of
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import Upstreams
+
+if TYPE_CHECKING:
+    from fieldrepair_service.known_request import KnownRequest
+
+_SETTLE_SECONDS = 0.005
 
 
 class Proxy:
@@ -49,6 +56,8 @@ class Proxy:
         self.log = RequestLog()
         stats.request_log = self.log
         self.connections: set[ClientConnection] = set()
+        self._unsettled: list[tuple[Forwarding, float, float]] = []
+        self._settling: asyncio.TimerHandle | None = None
 
     def connection(self) -> ClientConnection:
         """The protocol of a new connection."""
@@ -71,9 +80,36 @@ class Proxy:
         """Forward a request."""
         return Forwarding(self, client, head)
 
+    def begin_known(self, client: ClientConnection, known: KnownRequest, data: bytes, body_at: int) -> Serving | None:
+        """Forward a request that is here whole, by a head that came before; None: begin it like any other."""
+        return Forwarding.whole(self, client, known, data, body_at)
+
     def refuse(self, client: ClientConnection, refusal: Refusal, *, head_only: bool) -> Serving:
         """Answer what is not forwarded."""
         return _Refused(self, client, refusal, head_only)
+
+    # For requests.
+
+    def settle_later(self, answered: Forwarding, seconds: float, took: float) -> None:
+        """Account for an answered request in a moment.
+
+        The client may ask again at once, and passing that on comes first; and several accounts in a row cost less than
+        each by itself.
+        """
+        self._unsettled.append((answered, seconds, took))
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self._settle_now)
+
+    def settle(self) -> None:
+        """Account for what is answered."""
+        if self._unsettled:
+            unsettled, self._unsettled = self._unsettled, []
+            for answered, seconds, took in unsettled:
+                answered.account(seconds, took)
+
+    def _settle_now(self) -> None:
+        self._settling = None
+        self.settle()
 
 
 class _Refused:

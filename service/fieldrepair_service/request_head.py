@@ -103,6 +103,22 @@ def read_head(method: bytes, url: bytes, headers: RawHeaders, *, http11: bool, k
     )
 
 
+def onward_head(head: RequestHead, prefix: bytes, authority: bytes) -> bytes:
+    """Request line and header lines for a model server; the empty line that ends a head is not there.
+
+    Args:
+        head: the request's.
+        prefix: what the model server has in front of every path.
+        authority: the model server's, for a request without a Host header.
+    """
+    parts = [head.method, b" ", prefix, head.target, b" HTTP/1.1\r\n"]
+    if not head.has_host:
+        parts += (b"host: ", authority, b"\r\n")
+    for name, value in head.passed:
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)
+
+
 def _check_coding(value: bytes) -> None:
     if value.strip().lower() != b"chunked":
         coding = value.decode("latin-1")

@@ -61,6 +61,7 @@ class TrafficServer:
                 client.abort()
             while proxy.connections:
                 await asyncio.sleep(0)
+            proxy.settle()
 
     async def _watch(self) -> None:
         """One look at all deadlines now and then costs less than a timer for each."""

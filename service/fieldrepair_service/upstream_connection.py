@@ -11,7 +11,10 @@ from typing import Protocol, cast
 
 import httptools
 
+from fieldrepair_service.direct_write import DirectWriter
 from fieldrepair_service.http_message import RawHeaders
+from fieldrepair_service.known_answer import KnownAnswer
+from fieldrepair_service.repeated_head import Memory
 
 # Of an answer's head, in bytes and in fields.
 _HEAD_LIMIT = 64 * 1024
@@ -31,6 +34,10 @@ class Exchanging(Protocol):
 
     def on_answer_body(self, chunk: bytes) -> None:
         """A piece of the body."""
+        ...
+
+    def on_known_answer(self, known: KnownAnswer, data: bytes, body_at: int) -> bool:
+        """The whole answer, its head one that came before; false if it has to be given piece by piece."""
         ...
 
     def on_answer_pause(self) -> None:
@@ -64,12 +71,15 @@ class UpstreamConnection(asyncio.Protocol):
         "_headers",
         "_in_body",
         "_informational",
+        "_known",
+        "_memory",
         "_parser",
         "_request_whole",
         "_reusable",
         "_transport",
         "_used",
         "_whole",
+        "_writer",
         "idle_since",
     )
 
@@ -82,6 +92,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._give_back = give_back
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
+        self._writer: DirectWriter | None = None
+        self._known: KnownAnswer | None = None
+        self._memory = Memory()
         self._exchange: Exchanging | None = None
         self._headers: RawHeaders = []
         self._head_bytes = self._fields = 0
@@ -99,18 +112,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     def ask(self, exchange: Exchanging, request: bytes, *, head_only: bool, whole: bool) -> None:
         """Send a request, or its beginning (then ``whole`` is false, and :meth:`send` and :meth:`sent` follow)."""
-        assert self._transport is not None  # noqa: S101 - the pool gives out open connections only
+        self.send(request)
+        self.asked(exchange, head_only=head_only, whole=whole)
+
+    def asked(self, exchange: Exchanging, *, head_only: bool, whole: bool) -> None:
+        """What was just sent is this exchange's request."""
         self._exchange = exchange
         self._head_only = head_only
         self._request_whole = whole
         self._begun = self._in_body = self._body_until_close = self._whole = self._reusable = False
         self._head_bytes = 0
-        self._transport.write(request)
 
     def send(self, piece: bytes) -> None:
-        """More of the request."""
-        if self._transport is not None:
-            self._transport.write(piece)
+        """Send a request, or more of it."""
+        if self._writer is not None:
+            self._writer.write(piece)
 
     def sent(self) -> None:
         """That was all of the request."""
@@ -140,6 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
         self._transport = cast(asyncio.Transport, transport)  # of a TCP or TLS connection; uvloop has its own class
+        self._writer = DirectWriter(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
@@ -147,7 +164,15 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self.drop()  # nothing was asked
             return
+        fresh = not self._begun and self._request_whole and not self._head_only
         self._begun = True
+        known = self._known
+        body_at = known.body_in(data) if fresh and known is not None else 0
+        if known is not None and body_at and exchange.on_known_answer(known, data, body_at):
+            self._memory.came_again()
+            self._whole = self._reusable = True
+            self._complete()
+            return
         if not self._in_body:
             self._head_bytes += len(data)
         try:
@@ -160,13 +185,16 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         # Only now, outside the parser: whoever is told may give this connection its next request at once.
         if self._whole:
+            status, headers, reusable = self._parser.get_status_code(), self._headers, self._reusable
             self._complete()
+            if fresh and reusable and self._memory.may_try():
+                self._known = KnownAnswer.of(data, status, headers)
         else:
             exchange.on_answer_pause()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whomever."""
-        self._transport = None
+        self._transport = self._writer = None
         if self._exchange is None:
             self._give_back(self, False)  # it was idle
         elif self._in_body and self._body_until_close and exc is None:
