@@ -17,6 +17,7 @@ from fieldrepair_monitoring.detectors.combination import combine
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
 from fieldrepair_monitoring.features import Features, joined
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.model_cache import cached_model
 from fieldrepair_monitoring.reference import Inputs, Reference
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.severity import AccuracyEstimate, AccuracyEstimator
@@ -93,7 +94,10 @@ class WatchedVersion:
             ModelVersionMissingError, RegistryError: about MLflow.
         """
         handover = load_handover(name, version, cache_dir)
-        return cls(handover, ServedModel(load_module(name, version), handover, device=settings.torch_device), settings)
+        # Beside the hand-overs, where `up` has put the model already: a restart needs no registry for either.
+        folder = cached_model(name, version, cache_dir.parent / "models") if cache_dir is not None else None
+        module = load_module(name, version, folder)
+        return cls(handover, ServedModel(module, handover, device=settings.torch_device), settings)
 
     @property
     def reference_accuracy(self) -> float:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fieldrepair_monitoring.errors import HandOverError, ReferenceSetError
 from fieldrepair_monitoring.handover import load_handover
+from fieldrepair_monitoring.model_cache import cached_model
 from fieldrepair_monitoring.registry import registry_errors
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.processes import ManagedProcess, ProcessTable, child_environment, free_port
@@ -55,23 +56,29 @@ class WarmUp:
     """Why there are none."""
 
 
-def prepare_warm_up(name: str, version: str, batches: Sequence[int], cache_dir: Path | None = None) -> WarmUp:
+def prepare_warm_up(name: str, version: str, batches: Sequence[int], model: Path, cache_dir: Path) -> WarmUp:
     """Requests made of the version's own reference sample. Blocks: it asks the registry and may download.
+
+    Args:
+        name: registered model.
+        version: its version.
+        batches: instances in each of the requests.
+        model: the version's model on this machine.
+        cache_dir: where hand-overs are kept.
 
     Raises:
         ModelVersionMissingError: there is no such version.
         RegistryError: MLflow could not answer.
     """
     import orjson
-    from mlflow.models import get_model_info
+    from mlflow.models import Model
 
     try:
         sample = load_handover(name, version, cache_dir).reference.val_x
     except (HandOverError, ReferenceSetError) as error:
         return WarmUp((), (), skipped=str(error))
-    uri = f"models:/{name}/{version}"
-    with registry_errors(f"model {uri}"):
-        signature = cast("ModelSignature | None", get_model_info(uri).signature)
+    with registry_errors(f"model models:/{name}/{version}"):
+        signature = cast("ModelSignature | None", Model.load(str(model)).signature)
     columns: list[str] | None = None
     if signature is not None and signature.inputs is not None and not signature.inputs.is_tensor_spec():
         columns = cast(list[str], signature.inputs.input_names())
@@ -90,24 +97,49 @@ class ModelServer:
     """A running server of one version. Make one with :meth:`start`; it takes traffic after :meth:`wait_until_warm`."""
 
     def __init__(
-        self, name: str, version: str, url: str, process: ManagedProcess, options: ServerOptions, scratch: Path
+        self,
+        name: str,
+        version: str,
+        url: str,
+        process: ManagedProcess,
+        options: ServerOptions,
+        *,
+        model: Path,
+        scratch: Path,
     ) -> None:
         self.name = name
         self.version = version
         self.url = url
         self.process = process
+        self.model = model
         self._options = options
         self._scratch = scratch
 
     @classmethod
     async def start(
-        cls, name: str, version: str, *, processes: ProcessTable, tracking_uri: str, options: ServerOptions
+        cls,
+        name: str,
+        version: str,
+        model: Path,
+        *,
+        processes: ProcessTable,
+        tracking_uri: str,
+        options: ServerOptions,
     ) -> ModelServer:
-        """Start the process on a free loopback port. Returns at once; call :meth:`wait_until_ready` next."""
+        """Start the process on a free loopback port. Returns at once; call :meth:`wait_until_ready` next.
+
+        Args:
+            name: registered model.
+            version: its version.
+            model: its model on this machine, so that a server can be started again without the registry.
+            processes: where the process is kept.
+            tracking_uri: MLflow's.
+            options: how servers are run.
+        """
         port = free_port()
         scratch_root = processes.state_dir / "tmp"
         scratch_root.mkdir(parents=True, exist_ok=True)
-        # MLflow downloads the model to its temporary folder and leaves it there; this one goes with the server.
+        # What MLflow leaves in its temporary folder goes with the server.
         scratch = Path(tempfile.mkdtemp(prefix=f"model-server-v{version}-", dir=scratch_root))
         environment = child_environment(
             MLFLOW_TRACKING_URI=tracking_uri,
@@ -119,13 +151,14 @@ class ModelServer:
         )
         command = [
             *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-            *("-m", f"models:/{name}/{version}", "--host", "127.0.0.1", "-p", str(port)),
+            *("-m", str(model), "--host", "127.0.0.1", "-p", str(port)),
             *("--workers", str(options.workers), "--timeout", str(options.request_seconds)),
         ]
         process = await processes.start(
             f"model server v{version}", command, environment, log_name=f"model-server-v{version}"
         )
-        return cls(name, version, f"http://127.0.0.1:{port}", process, options, scratch)
+        url = f"http://127.0.0.1:{port}"
+        return cls(name, version, url, process, options, model=model, scratch=scratch)
 
     @property
     def label(self) -> str:
@@ -192,14 +225,16 @@ async def start_warm_server(
         PartError: it did not start or does not answer its own reference inputs.
         RegistryError: MLflow could not answer (:class:`ModelVersionMissingError` if there is no such version).
     """
+    cache = processes.state_dir / "cache"
+    model = await asyncio.to_thread(cached_model, name, version, cache / "models")
     preparing = asyncio.create_task(
-        asyncio.to_thread(
-            prepare_warm_up, name, version, options.warm_batches, processes.state_dir / "cache" / "handovers"
-        )
+        asyncio.to_thread(prepare_warm_up, name, version, options.warm_batches, model, cache / "handovers")
     )
-    server = await ModelServer.start(name, version, processes=processes, tracking_uri=tracking_uri, options=options)
+    server = await ModelServer.start(
+        name, version, model, processes=processes, tracking_uri=tracking_uri, options=options
+    )
     try:
-        warm_up = await preparing  # a version that is not there ends here, before the long wait
+        warm_up = await preparing
         await server.wait_until_ready()
         await server.warm(warm_up)
     except BaseException:
