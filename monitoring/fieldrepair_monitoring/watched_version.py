@@ -78,9 +78,7 @@ class WatchedVersion:
         reference = handover.reference
         self._settings = settings
         validation = model.features(reference.val_x)
-        known = np.concatenate([reference.train_x, reference.normal_x])
-        training = model.embeddings(_sample(known, TRAINING_SAMPLE, settings.monitor_seed))
-        self._estimator = AccuracyEstimator(validation, reference.val_y, training)
+        self._estimator = accuracy_estimator(reference, model, validation, settings.monitor_seed)
         self._detectors = self._fit(reference, validation, settings)
 
     @classmethod
@@ -201,6 +199,22 @@ class WatchedVersion:
         together = joined(parts)
         chosen = _sample(np.arange(len(together)), settings.drift_reference_size, settings.monitor_seed)
         return together.take(chosen)
+
+
+def accuracy_estimator(
+    reference: Reference, model: ServedModel, validation: Features, seed: int = 0
+) -> AccuracyEstimator:
+    """The estimate of a version's accuracy without labels, calibrated on its own reference.
+
+    Args:
+        reference: the version's.
+        model: the version, running.
+        validation: its features of ``reference.val_x``.
+        seed: of the sample of training inputs.
+    """
+    known = np.concatenate([reference.train_x, reference.normal_x])
+    training = model.embeddings(_sample(known, TRAINING_SAMPLE, seed))
+    return AccuracyEstimator(validation, reference.val_y, training)
 
 
 def _sample(rows: npt.NDArray[Scalar], size: int, seed: int) -> npt.NDArray[Scalar]:

@@ -9,11 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import httpx
-import numpy as np
-import numpy.typing as npt
 
 from fieldrepair_monitoring.errors import HandOverError, ReferenceSetError
 from fieldrepair_monitoring.handover import load_handover
@@ -21,9 +19,7 @@ from fieldrepair_monitoring.model_cache import cached_model
 from fieldrepair_monitoring.registry import registry_errors
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.processes import ManagedProcess, ProcessTable, child_environment, free_port
-
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
+from fieldrepair_plugin.request_form import request_body, request_columns
 
 _POLL_SECONDS = 0.1
 
@@ -42,6 +38,8 @@ class ServerOptions:
     """How long a server may take to finish what it has begun when it is stopped."""
     warm_batches: tuple[int, ...] = (1, 1, 1, 32)
     """Instances in each of the requests that warm a server, in order."""
+    niceness: int = 0
+    """How far a server steps back for others where processors are short: 0 not at all, 19 as far as can be."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +68,14 @@ def prepare_warm_up(name: str, version: str, batches: Sequence[int], model: Path
         ModelVersionMissingError: there is no such version.
         RegistryError: MLflow could not answer.
     """
-    import orjson
-    from mlflow.models import Model
-
     try:
         sample = load_handover(name, version, cache_dir).reference.val_x
     except (HandOverError, ReferenceSetError) as error:
         return WarmUp((), (), skipped=str(error))
     with registry_errors(f"model models:/{name}/{version}"):
-        signature = cast("ModelSignature | None", Model.load(str(model)).signature)
-    columns: list[str] | None = None
-    if signature is not None and signature.inputs is not None and not signature.inputs.is_tensor_spec():
-        columns = cast(list[str], signature.inputs.input_names())
+        columns = request_columns(model)
     rows = tuple(min(size, len(sample)) for size in batches)
-    return WarmUp(tuple(orjson.dumps(_request(sample[:count], columns)) for count in rows), rows)
-
-
-def _request(instances: npt.NDArray[np.generic], columns: list[str] | None) -> dict[str, Any]:
-    """The body MLflow's scoring server takes: tensors by default, a data frame where the signature has columns."""
-    if columns is None:
-        return {"inputs": instances.tolist()}
-    return {"dataframe_split": {"columns": columns, "data": instances.reshape(len(instances), -1).tolist()}}
+    return WarmUp(tuple(request_body(sample[:count], columns) for count in rows), rows)
 
 
 class ModelServer:
@@ -150,6 +135,7 @@ class ModelServer:
             UVICORN_TIMEOUT_KEEP_ALIVE="120",
         )
         command = [
+            *(("nice", "-n", str(options.niceness)) if options.niceness else ()),
             *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
             *("-m", str(model), "--host", "127.0.0.1", "-p", str(port)),
             *("--workers", str(options.workers), "--timeout", str(options.request_seconds)),

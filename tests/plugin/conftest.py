@@ -93,8 +93,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class running_mlflow:  # noqa: N801 - reads like the context manager it is
     """An MLflow server on ``folder``; the same folder again is the same registry again."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, port: int, **environment: str) -> None:
+        self.folder, self.port, self.environment = folder, port, environment
         self.url = f"http://127.0.0.1:{port}"
 
     def __enter__(self) -> str:
@@ -104,7 +104,7 @@ class running_mlflow:  # noqa: N801 - reads like the context manager it is
         log = (self.folder / "server.log").open("ab")
         with log:
             self.process = subprocess.Popen(
-                command, env=child_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, env=child_environment(**self.environment), stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
