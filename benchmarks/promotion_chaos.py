@@ -1,8 +1,8 @@
 """Parts are killed at random while a repair case makes its way: does all heal, and is anything lost or done twice?
 
 A deployment with its keeper serves the digits; a client sends scans of a scanner that was re-mounted; a labeller
-answers; whoever approves, approves. Meanwhile supervisor, model server, sidecar, monitor, worker and registry are killed with
-SIGKILL in random order. The registry stays away for some seconds; all else comes back by itself.
+answers; whoever approves, approves. Meanwhile supervisor, model server, sidecar, monitor, worker and registry are
+killed with SIGKILL in random order. The registry stays away for some seconds; all else comes back by itself.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def register(shift: int, *, fails: bool = False) -> str:
         pip_requirements=["torch"],
         code_paths=[str(promotion_toy.__file__)],
     )
-    return str(info.registered_model_version)
+    return str(info.version)
 
 
 class Promotion:
