@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -290,9 +289,3 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (OSError, IndexError):
         return False
-
-
-def small(times: int = 3) -> dict[str, Any]:
-    """A few kills, for trying it out."""
-    with tempfile.TemporaryDirectory(prefix="fieldrepair-chaos-") as folder:
-        return kills(Path(folder), times)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def _measure(running: FieldRepair, state: Path, ups: int, downs: int, clients: i
         time.sleep(2.0)
         began = time.monotonic()
         version = 1
-        for target in _way(ups, downs):
+        for target in way(ups, downs):
             switches.append(_switch(running, state, version, target))
             version = target
         time.sleep(2.0)
@@ -91,8 +90,8 @@ def _measure(running: FieldRepair, state: Path, ups: int, downs: int, clients: i
         "requests": len(answers),
         "requests_per_second": round(asked / seconds, 1),
         "failed": sum(1 for each in answers if each.problem),
-        "answers_of_a_stopped_version": _of_stopped(load.answers, switches),
-        "answers_of_the_former_version_after_the_switch": _late(load.answers, switches),
+        "answers_of_a_stopped_version": answers_by_stopped_versions(load.answers, switches),
+        "answers_of_the_former_version_after_the_switch": late_answers(load.answers, switches),
         "wrong_version_tags": sum(
             1 for each in answers if each.said is not None and logged.get(each.name, each.said) % 4 != each.said
         ),
@@ -104,7 +103,7 @@ def _measure(running: FieldRepair, state: Path, ups: int, downs: int, clients: i
     }
 
 
-def _way(ups: int, downs: int) -> list[int]:
+def way(ups: int, downs: int) -> list[int]:
     """Versions in order: up again and again, with the steps down spread among them."""
     way: list[int] = []
     version, made = 1, 0
@@ -145,7 +144,7 @@ def _switch(running: FieldRepair, state: Path, former: int, target: int) -> Swit
     return Switched(target, asked, done, stopped, former)
 
 
-def _of_stopped(answers: list[Answer], switches: list[Switched]) -> int:
+def answers_by_stopped_versions(answers: list[Answer], switches: list[Switched]) -> int:
     """Answers by a version that did not take traffic at any time while the request was on its way."""
     return sum(
         1
@@ -165,7 +164,7 @@ def _active(switches: list[Switched], answer: Answer) -> set[int]:
     return versions
 
 
-def _late(answers: list[Answer], switches: list[Switched]) -> int:
+def late_answers(answers: list[Answer], switches: list[Switched]) -> int:
     """Answers by the former version to requests that began when the sidecar was seen to have switched."""
     found = 0
     for index, switch in enumerate(switches):
@@ -197,9 +196,3 @@ def _dropped(running: FieldRepair) -> int:
     text = running.control.get("/metrics").text
     lines = [line for line in text.splitlines() if line.startswith("fieldrepair_exchanges_dropped_total")]
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
-
-
-def small(clients: int = 2) -> dict[str, float | int]:
-    """Two promotions and a roll-back, for the tests."""
-    with tempfile.TemporaryDirectory(prefix="fieldrepair-promotion-") as folder:
-        return promotions(Path(folder), 2, 1, clients)

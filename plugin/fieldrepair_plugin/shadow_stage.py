@@ -88,6 +88,7 @@ class ShadowStage:
         self._ask = ask
         self._free_bytes = free_bytes
         self._running: _Running | None = None
+        self._unended = True  # a shadow may be recorded as running that nobody runs: at the start, or after a switch
         self._silent = 0
         self._step: asyncio.Task[None] | None = None
         self._pause = Backoff(5.0, 600.0)
@@ -147,10 +148,9 @@ class ShadowStage:
 
     async def _rest(self, told: str, why: str) -> None:
         """Nothing is to be shadowed."""
-        if self._running is not None:
-            version = self._running.server.version
-            await self._halt("")
-            await asyncio.to_thread(self._end_trial, f"version {version} {why}")
+        await self._halt("")
+        if self._unended:
+            await asyncio.to_thread(self._end_trial, f"the version {why}")
         self._board.set(SHADOW, "waiting", told)
         self._tried = None
 
@@ -216,6 +216,7 @@ class ShadowStage:
             await server.stop()
             raise
         self._running = _Running(served.version, server, process)
+        self._unended = True
         self._board.set(
             SHADOW,
             "ready",
@@ -265,5 +266,6 @@ class ShadowStage:
             with open_case_book(self._plan.case_book) as book:
                 for trial in book.trials(TrialKind.SHADOW, self._servers.name, state=TrialState.RUNNING):
                     book.end_trial(trial.id, TrialState.ENDED, reason)
+            self._unended = False
         except StoreError as error:
             logger.warning("that the shadow ended could not be recorded: %s", error)
