@@ -12,19 +12,29 @@ from fieldrepair_service.trial_reports import CanaryReport, read_report
 logger = logging.getLogger(__name__)
 
 
-def held_back(book: CaseBook, name: str, version: str) -> Trial | None:
+def held_back(book: CaseBook, name: str, version: str, *, canaries: bool) -> Trial | None:
     """The canary because of which a version must not simply take all traffic at a start. Blocks.
 
-    One that was running when ``up`` ended is begun anew; one that had gone back stays back until the alias does.
+    One that was running when ``up`` ended is begun anew, unless the alias has moved or canaries were switched off
+    meanwhile; one that had gone back stays back until the alias does.
+
+    Args:
+        book: the case book.
+        name: registered model.
+        version: the version that is wanted.
+        canaries: whether there are to be any.
 
     Raises:
         StoreUnavailable: the case book does not answer.
     """
     for trial in book.trials(TrialKind.CANARY, name, limit=1):
-        if trial.candidate_version != version:
-            return None
+        wanted = trial.candidate_version == version
+        if trial.state is TrialState.RUNNING:
+            if wanted and canaries:
+                return trial
+            book.end_trial(trial.id, TrialState.CANCELLED, f"`up` was started again, and serves version {version}")
         restored = read_report(CanaryReport, trial.report).alias_restored
-        if trial.state is TrialState.RUNNING or (trial.state is TrialState.ROLLED_BACK and not restored):
+        if wanted and trial.state is TrialState.ROLLED_BACK and not restored:
             return trial
     return None
 

@@ -14,9 +14,8 @@ from fieldrepair_plugin.blue_green import BlueGreen, Switch
 from fieldrepair_plugin.canary_stage import CanaryEnd, CanaryStage
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.last_served import LastServed
-from fieldrepair_plugin.model_uri import ModelTarget
-from fieldrepair_plugin.promotion import AliasWatcher, settle_promotion
-from fieldrepair_plugin.rolled_back import held_back, settle_roll_back
+from fieldrepair_plugin.promotion import AliasWatcher
+from fieldrepair_plugin.settled import held_back, promotion_settled, roll_back_settled
 from fieldrepair_plugin.shadow_stage import ShadowStage
 from fieldrepair_plugin.status import StatusBoard
 from fieldrepair_service.case_book import CaseBook, Trial, TrialState, open_case_book
@@ -94,7 +93,9 @@ class Serving:
             PartError: it does not come up.
             RegistryError: MLflow does not answer, or there is no such version.
         """
-        held = await asyncio.to_thread(_held_back, self._case_book_url, self._servers.name, version)
+        held = await asyncio.to_thread(
+            held_back, self._case_book_url, self._servers.name, version, canaries=self._canary.plan.wanted
+        )
         if held is not None:
             self._go_on_after(held)
         first = version if held is None else held.champion_version
@@ -254,7 +255,7 @@ class Serving:
         if end is None or loop.time() < self._settle_canary_at:
             return
         try:
-            done = await asyncio.to_thread(_settle_roll_back, self._case_book_url, self._watcher.target, end)
+            done = await asyncio.to_thread(roll_back_settled, self._case_book_url, self._watcher.target, end)
         except (StoreError, RegistryError) as error:
             self._settle_canary_at = loop.time() + _SETTLE_AGAIN_SECONDS
             logger.warning("the roll-back of version %s could not be recorded yet: %s", end.version, error)
@@ -305,7 +306,9 @@ class Serving:
             return
         version, previous = self._unsettled
         try:
-            done = await asyncio.to_thread(_settle, self._case_book_url, self._servers.name, version, previous)
+            done = await asyncio.to_thread(
+                promotion_settled, self._case_book_url, self._servers.name, version, previous
+            )
         except (StoreError, RegistryError) as error:
             self._settle_at = loop.time() + _SETTLE_AGAIN_SECONDS
             logger.warning("promotion of version %s could not be recorded yet: %s", version, error)
@@ -334,25 +337,6 @@ class Serving:
 def _is_newer(version: str, than: str) -> bool:
     """A move of the alias to an earlier version is a roll-back, which nobody wants to take its time."""
     return version.isdigit() and than.isdigit() and int(version) > int(than)
-
-
-def _held_back(case_book_url: str, name: str, version: str) -> Trial | None:
-    try:
-        with open_case_book(case_book_url) as book:
-            return held_back(book, name, version)
-    except StoreError as error:
-        logger.warning("whether version %s was a canary is not known: %s", version, error)
-        return None
-
-
-def _settle_roll_back(case_book_url: str, target: ModelTarget, end: CanaryEnd) -> list[str]:
-    with open_case_book(case_book_url) as book:
-        return settle_roll_back(book, target, end.version, end.champion, end.reason, end.trial_id)
-
-
-def _settle(case_book_url: str, name: str, version: str, previous: str | None) -> list[str]:
-    with open_case_book(case_book_url) as book:
-        return settle_promotion(book, name, version, previous)
 
 
 def _describe(switch: Switch) -> str:

@@ -83,10 +83,13 @@ def test_a_roll_back_moves_the_alias_back_and_tells_the_case(field: Field, regis
     client.set_registered_model_alias(name, "tried", "2")
 
     trial = book.begin_trial(TrialKind.CANARY, name, "1", "2")
-    assert held_back(book, name, "2") == trial  # `up` ended in the middle of it: it is begun anew
-    assert held_back(book, name, "1") is None
+    assert held_back(book, name, "2", canaries=True) == trial  # `up` ended in the middle of it: it is begun anew
+    for version, canaries in (("1", True), ("2", False)):  # or not
+        assert held_back(book, name, version, canaries=canaries) is None
+        assert book.trials(TrialKind.CANARY, name)[0].state is TrialState.CANCELLED
+        trial = book.begin_trial(TrialKind.CANARY, name, "1", "2")
     book.end_trial(trial.id, TrialState.ROLLED_BACK, "slow", CanaryReport(alias_restored=False).model_dump())
-    held = held_back(book, name, "2")
+    held = held_back(book, name, "2", canaries=True)
     assert held is not None
     assert held.reason == "slow"
 
@@ -100,7 +103,7 @@ def test_a_roll_back_moves_the_alias_back_and_tells_the_case(field: Field, regis
     assert case.approval is not None
     assert case.approval.problem == case.note
     assert str(client.get_model_version_by_alias(name, "tried").version) == "1"
-    assert held_back(book, name, "2") is None
+    assert held_back(book, name, "2", canaries=True) is None
     # Once more, after somebody has moved the alias elsewhere: it stays there.
     client.delete_registered_model_alias(name, "tried")
     assert settle_roll_back(book, target, "2", "1", "slow", trial.id) == [f"case {case_id} says so"]
