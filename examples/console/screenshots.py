@@ -59,6 +59,7 @@ def _pages(served: Served) -> dict[str, str]:
         "case-training": f"/cases/{story.training}",
         "case-accepted": f"/cases/{story.accepted}",
         "case-rejected": f"/cases/{story.rejected}",
+        "case-promoted": f"/cases/{story.promoted}",
         "promote": f"/cases/{story.accepted}/promote",
         "dismiss": f"/cases/{story.training}/dismiss",
         "label": f"/label/{story.annotating}",

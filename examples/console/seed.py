@@ -53,6 +53,7 @@ def seed(case_book_url: str, field_log_uri: str, class_names: Sequence[str] = CL
         teller = Teller(book, clock, x, field_x, y, list(class_names))
         promoted = teller.drift(Shift("digits", "2", now - 96 * HOUR_MS, windows=30, drifts_at=16, ends_at=24))
         teller.judge(promoted, better=True, candidate="3")
+        teller.canary(promoted)
         teller.promote(promoted, "Ann Meyer")
         dismissed = teller.drift(Shift("receipt-totals", "10", now - 60 * HOUR_MS, windows=20, drifts_at=9, ends_at=15))
         teller.dismiss(dismissed, "Ann Meyer", "a test camera was connected by mistake")
@@ -67,6 +68,7 @@ def seed(case_book_url: str, field_log_uri: str, class_names: Sequence[str] = CL
         if clock.ms >= now:
             raise RuntimeError(f"the story ends {(clock.ms - now) / 1000:.0f} s after the present")
         clock.ms = now
+        teller.shadow(accepted)
     return Story(promoted, accepted, rejected, training, annotating, dismissed)
 
 

@@ -14,7 +14,16 @@ from sklearn.neighbors import NearestNeighbors
 
 from examples.console.pictures import SPEC, Pictures, pairs_png
 from fieldrepair_plugin.acceptance import Predictions, judge
-from fieldrepair_service.case_book import CaseBook, CaseState, NewDriftEvent, NewTask, WindowRecord
+from fieldrepair_service.case_book import (
+    CaseBook,
+    CaseState,
+    NewDriftEvent,
+    NewTask,
+    TrialKind,
+    TrialState,
+    WindowRecord,
+)
+from fieldrepair_service.trial_reports import CanaryReport, Disagreement, Estimate, ShadowReport, SideReport, Timing
 
 HOUR_MS = 3_600_000
 REPAIR, ACCEPTANCE = 24, 120
@@ -170,6 +179,54 @@ class Teller:
         case = self._book.case(case_id)
         reason = f"version {case.candidate_version} takes the traffic of {case.model_name}"
         self._book.transition(case_id, CaseState.PROMOTED, reason, actor=person)
+
+    def canary(self, case_id: int) -> None:
+        """Its candidate has been a canary that passed."""
+        case = self._book.case(case_id)
+        trial = self._book.begin_trial(
+            TrialKind.CANARY, case.model_name, case.model_version, case.candidate_version or ""
+        )
+        self._clock.ms += 10 * 60_000
+        report = CanaryReport(
+            percent=10,
+            seconds=600,
+            canary=SideReport(requests=412, failures=0, mean_ms=4.1, accuracy=0.931),
+            champion=SideReport(requests=3708, failures=1, mean_ms=4.0, accuracy=0.786),
+        )
+        found = "412 requests, 0 failed; estimated accuracy 93.1%"
+        self._book.end_trial(trial.id, TrialState.PASSED, found, report.model_dump())
+
+    def shadow(self, case_id: int) -> None:
+        """Its candidate answers a copy of the traffic."""
+        case = self._book.case(case_id)
+        trial = self._book.begin_trial(
+            TrialKind.SHADOW, case.model_name, case.model_version, case.candidate_version or ""
+        )
+        differing = [
+            Disagreement(
+                request_id=f"req-{at:05}",
+                row=0,
+                champion=1 if self._labels[at] != 1 else 7,
+                candidate=int(self._labels[at]),
+                champion_confidence=float(self._random.uniform(0.4, 0.8)),
+                candidate_confidence=float(self._random.uniform(0.7, 0.99)),
+            )
+            for at in range(1200, 1212)
+        ]
+        report = ShadowReport(
+            seen=9120,
+            agreed=4630,
+            disagreed=755,
+            dropped={"not_sampled": 3711, "queue_full": 24},
+            champion_timing=Timing(count=1000, mean_ms=4.2, p50_ms=3.9, p95_ms=7.4),
+            candidate_timing=Timing(count=1000, mean_ms=4.6, p50_ms=4.2, p95_ms=9.1),
+            champion_accuracy=Estimate(value=0.79, low=0.755, high=0.824, trusted=True, inputs=500),
+            candidate_accuracy=Estimate(value=0.928, low=0.9, high=0.951, trusted=True, inputs=500),
+            disagreements=differing,
+            class_names=self._names,
+            input_spec=SPEC.model_dump(mode="json"),
+        )
+        self._book.report_trial(trial.id, report.model_dump())
 
     def dismiss(self, case_id: int, person: str, reason: str) -> None:
         """A person ends a case."""

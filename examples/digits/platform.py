@@ -90,12 +90,12 @@ class Platform:
     folder: Path
 
     @classmethod
-    def start_mlflow(cls, folder: Path) -> Platform:
-        """A tracking server with registry on SQLite, artifacts in a folder."""
-        port = free_port()
+    def start_mlflow(cls, folder: Path, port: int | None = None) -> Platform:
+        """A tracking server with registry on SQLite, artifacts in a folder; the same folder and port again go on."""
+        port = port or free_port()
         url = f"http://127.0.0.1:{port}"
         store = folder / "mlflow"
-        store.mkdir(parents=True)
+        store.mkdir(parents=True, exist_ok=True)
         mlflow = Process.start(
             "MLflow server",
             [

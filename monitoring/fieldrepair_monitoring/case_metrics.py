@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from fieldrepair_monitoring.trial_metrics import trial_families
 from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState, TaskCounts
 from fieldrepair_service.errors import StoreError
 
@@ -81,7 +82,7 @@ class CaseMetrics(Collector):
                 tasks.add_metric((*names, "open"), counted.open)
                 tasks.add_metric((*names, "labelled"), counted.labelled)
                 tasks.add_metric((*names, "skipped"), counted.skipped)
-        return [counts, waiting, lease, tasks]
+        return [counts, waiting, lease, tasks, *trial_families(self._book)]
 
     def _wait(self, case: Case, counts: TaskCounts) -> tuple[str, int]:
         """What the case waits for, and since when."""

@@ -24,6 +24,7 @@ from fieldrepair_monitoring.history_plot import HISTORY_PICTURE, history_plot
 from fieldrepair_monitoring.labelled import LabelledAccuracy
 from fieldrepair_monitoring.labelled_windows import LabelledWindows
 from fieldrepair_monitoring.metrics import MonitorMetrics
+from fieldrepair_monitoring.model_cache import cached_model
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.windows import FieldWindow, WindowReader
 from fieldrepair_service.case_book import CaseBook, DriftEvent, WindowRecord
@@ -159,8 +160,10 @@ class Explainer:
     def _explain(self, event: DriftEvent) -> None:
         """Compute the explanation and put it, with its pictures, beside the event."""
         name, version = event.model_name, event.model_version
-        handover = load_handover(name, version, self._settings.state_dir / "cache" / "handovers")
-        model = ServedModel(load_module(name, version), handover, device=self._settings.torch_device)
+        cache = self._settings.state_dir / "cache"
+        handover = load_handover(name, version, cache / "handovers")
+        folder = cached_model(name, version, cache / "models")
+        model = ServedModel(load_module(name, version, folder), handover, device=self._settings.torch_device)
         found = explain(model, handover, self._field_inputs(event, handover), seed=self._settings.monitor_seed)
         windows = self._windows_until(event)
         pictures = {**found.pictures, **_history(event, windows)}

@@ -15,7 +15,14 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fieldrepair_monitoring.errors import HandOverError, HandOverMissingError, ReferenceSetError
+from fieldrepair_monitoring.errors import (
+    HandOverError,
+    HandOverMissingError,
+    ModelVersionMissingError,
+    ReferenceSetError,
+    RegistryError,
+)
+from fieldrepair_monitoring.model_cache import recall, remember
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import download, load_module, version_tag
 from fieldrepair_monitoring.served_model import Output, ServedModel
@@ -124,7 +131,8 @@ def load_handover(name: str, version: str, cache_dir: Path | None = None) -> Han
         name: registered model.
         version: its version, for example ``"3"``.
         cache_dir: keep downloads here between processes. A hand-over's folder never changes, so a hit needs only
-            the version's tag from the registry. Default: download to a temporary folder.
+            the version's tag from the registry; when that does not answer, the tag it had last counts. Default:
+            download to a temporary folder.
 
     Raises:
         ModelVersionMissingError: there is no such version.
@@ -132,7 +140,7 @@ def load_handover(name: str, version: str, cache_dir: Path | None = None) -> Han
         HandOverError: there is one, but it cannot be read.
         RegistryError: MLflow could not answer.
     """
-    uri = version_tag(name, version, HANDOVER_TAG)
+    uri = _tag(name, version, cache_dir)
     if not uri:
         raise HandOverMissingError(
             f"model version models:/{name}/{version} has no hand-over (tag {HANDOVER_TAG}), so it can be neither "
@@ -142,6 +150,21 @@ def load_handover(name: str, version: str, cache_dir: Path | None = None) -> Han
         with tempfile.TemporaryDirectory(prefix="fieldrepair-handover-") as scratch:
             return read_handover(download(uri, Path(scratch)))
     return _cached(uri, cache_dir)
+
+
+def _tag(name: str, version: str, cache_dir: Path | None) -> str | None:
+    try:
+        uri = version_tag(name, version, HANDOVER_TAG)
+    except ModelVersionMissingError:
+        raise
+    except RegistryError:
+        known = recall(cache_dir, name, version) if cache_dir is not None else None
+        if known is None:
+            raise
+        return known
+    if uri and cache_dir is not None:
+        remember(cache_dir, name, version, uri)
+    return uri
 
 
 def _cached(uri: str, cache_dir: Path) -> HandOver:

@@ -86,8 +86,13 @@ def download(uri: str, folder: Path) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
 
-def load_module(name: str, version: str) -> nn.Module:
+def load_module(name: str, version: str, folder: Path | None = None) -> nn.Module:
     """The version's PyTorch module on the CPU, in evaluation mode.
+
+    Args:
+        name: registered model.
+        version: its version.
+        folder: where its model is on this machine, from a cache. Default: it is fetched and deleted again.
 
     Raises:
         UnsupportedModelError: the version is no pickled PyTorch module; the message says how to log it.
@@ -100,9 +105,10 @@ def load_module(name: str, version: str) -> nn.Module:
     from mlflow.models import Model
 
     uri = f"models:/{name}/{version}"
-    model_version(name, version)  # a missing version is reported as such, not as a missing artifact
     with tempfile.TemporaryDirectory(prefix="fieldrepair-model-") as scratch:
-        folder = download(uri, Path(scratch))
+        if folder is None:
+            model_version(name, version)  # a missing version is reported as such, not as a missing artifact
+            folder = download(uri, Path(scratch))
         flavours = cast(dict[str, dict[str, Any]], Model.load(str(folder)).flavors)
         if "pytorch" not in flavours:
             found = ", ".join(sorted(set(flavours) - {"python_function"})) or "none"

@@ -17,6 +17,7 @@ from fieldrepair_monitoring.detectors.combination import combine
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
 from fieldrepair_monitoring.features import Features, joined
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.model_cache import cached_model
 from fieldrepair_monitoring.reference import Inputs, Reference
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.severity import AccuracyEstimate, AccuracyEstimator
@@ -77,9 +78,7 @@ class WatchedVersion:
         reference = handover.reference
         self._settings = settings
         validation = model.features(reference.val_x)
-        known = np.concatenate([reference.train_x, reference.normal_x])
-        training = model.embeddings(_sample(known, TRAINING_SAMPLE, settings.monitor_seed))
-        self._estimator = AccuracyEstimator(validation, reference.val_y, training)
+        self._estimator = accuracy_estimator(reference, model, validation, settings.monitor_seed)
         self._detectors = self._fit(reference, validation, settings)
 
     @classmethod
@@ -93,7 +92,10 @@ class WatchedVersion:
             ModelVersionMissingError, RegistryError: about MLflow.
         """
         handover = load_handover(name, version, cache_dir)
-        return cls(handover, ServedModel(load_module(name, version), handover, device=settings.torch_device), settings)
+        # Beside the hand-overs, where `up` has put the model already: a restart needs no registry for either.
+        folder = cached_model(name, version, cache_dir.parent / "models") if cache_dir is not None else None
+        module = load_module(name, version, folder)
+        return cls(handover, ServedModel(module, handover, device=settings.torch_device), settings)
 
     @property
     def reference_accuracy(self) -> float:
@@ -197,6 +199,22 @@ class WatchedVersion:
         together = joined(parts)
         chosen = _sample(np.arange(len(together)), settings.drift_reference_size, settings.monitor_seed)
         return together.take(chosen)
+
+
+def accuracy_estimator(
+    reference: Reference, model: ServedModel, validation: Features, seed: int = 0
+) -> AccuracyEstimator:
+    """The estimate of a version's accuracy without labels, calibrated on its own reference.
+
+    Args:
+        reference: the version's.
+        model: the version, running.
+        validation: its features of ``reference.val_x``.
+        seed: of the sample of training inputs.
+    """
+    known = np.concatenate([reference.train_x, reference.normal_x])
+    training = model.embeddings(_sample(known, TRAINING_SAMPLE, seed))
+    return AccuracyEstimator(validation, reference.val_y, training)
 
 
 def _sample(rows: npt.NDArray[Scalar], size: int, seed: int) -> npt.NDArray[Scalar]:

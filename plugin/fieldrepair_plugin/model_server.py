@@ -9,20 +9,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import httpx
-import numpy as np
-import numpy.typing as npt
 
 from fieldrepair_monitoring.errors import HandOverError, ReferenceSetError
 from fieldrepair_monitoring.handover import load_handover
+from fieldrepair_monitoring.model_cache import cached_model
 from fieldrepair_monitoring.registry import registry_errors
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.processes import ManagedProcess, ProcessTable, child_environment, free_port
-
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
+from fieldrepair_plugin.request_form import request_body, request_columns
 
 _POLL_SECONDS = 0.1
 
@@ -41,6 +38,8 @@ class ServerOptions:
     """How long a server may take to finish what it has begun when it is stopped."""
     warm_batches: tuple[int, ...] = (1, 1, 1, 32)
     """Instances in each of the requests that warm a server, in order."""
+    niceness: int = 0
+    """How far a server steps back for others where processors are short: 0 not at all, 19 as far as can be."""
 
 
 @dataclass(frozen=True)
@@ -55,59 +54,77 @@ class WarmUp:
     """Why there are none."""
 
 
-def prepare_warm_up(name: str, version: str, batches: Sequence[int], cache_dir: Path | None = None) -> WarmUp:
+def prepare_warm_up(name: str, version: str, batches: Sequence[int], model: Path, cache_dir: Path) -> WarmUp:
     """Requests made of the version's own reference sample. Blocks: it asks the registry and may download.
+
+    Args:
+        name: registered model.
+        version: its version.
+        batches: instances in each of the requests.
+        model: the version's model on this machine.
+        cache_dir: where hand-overs are kept.
 
     Raises:
         ModelVersionMissingError: there is no such version.
         RegistryError: MLflow could not answer.
     """
-    import orjson
-    from mlflow.models import get_model_info
-
     try:
         sample = load_handover(name, version, cache_dir).reference.val_x
     except (HandOverError, ReferenceSetError) as error:
         return WarmUp((), (), skipped=str(error))
-    uri = f"models:/{name}/{version}"
-    with registry_errors(f"model {uri}"):
-        signature = cast("ModelSignature | None", get_model_info(uri).signature)
-    columns: list[str] | None = None
-    if signature is not None and signature.inputs is not None and not signature.inputs.is_tensor_spec():
-        columns = cast(list[str], signature.inputs.input_names())
+    with registry_errors(f"model models:/{name}/{version}"):
+        columns = request_columns(model)
     rows = tuple(min(size, len(sample)) for size in batches)
-    return WarmUp(tuple(orjson.dumps(_request(sample[:count], columns)) for count in rows), rows)
-
-
-def _request(instances: npt.NDArray[np.generic], columns: list[str] | None) -> dict[str, Any]:
-    """The body MLflow's scoring server takes: tensors by default, a data frame where the signature has columns."""
-    if columns is None:
-        return {"inputs": instances.tolist()}
-    return {"dataframe_split": {"columns": columns, "data": instances.reshape(len(instances), -1).tolist()}}
+    return WarmUp(tuple(request_body(sample[:count], columns) for count in rows), rows)
 
 
 class ModelServer:
     """A running server of one version. Make one with :meth:`start`; it takes traffic after :meth:`wait_until_warm`."""
 
     def __init__(
-        self, name: str, version: str, url: str, process: ManagedProcess, options: ServerOptions, scratch: Path
+        self,
+        name: str,
+        version: str,
+        url: str,
+        process: ManagedProcess,
+        options: ServerOptions,
+        *,
+        model: Path,
+        scratch: Path,
     ) -> None:
         self.name = name
         self.version = version
         self.url = url
         self.process = process
+        self.model = model
         self._options = options
         self._scratch = scratch
 
     @classmethod
     async def start(
-        cls, name: str, version: str, *, processes: ProcessTable, tracking_uri: str, options: ServerOptions
+        cls,
+        name: str,
+        version: str,
+        model: Path,
+        *,
+        processes: ProcessTable,
+        tracking_uri: str,
+        options: ServerOptions,
     ) -> ModelServer:
-        """Start the process on a free loopback port. Returns at once; call :meth:`wait_until_ready` next."""
+        """Start the process on a free loopback port. Returns at once; call :meth:`wait_until_ready` next.
+
+        Args:
+            name: registered model.
+            version: its version.
+            model: its model on this machine, so that a server can be started again without the registry.
+            processes: where the process is kept.
+            tracking_uri: MLflow's.
+            options: how servers are run.
+        """
         port = free_port()
         scratch_root = processes.state_dir / "tmp"
         scratch_root.mkdir(parents=True, exist_ok=True)
-        # MLflow downloads the model to its temporary folder and leaves it there; this one goes with the server.
+        # What MLflow leaves in its temporary folder goes with the server.
         scratch = Path(tempfile.mkdtemp(prefix=f"model-server-v{version}-", dir=scratch_root))
         environment = child_environment(
             MLFLOW_TRACKING_URI=tracking_uri,
@@ -118,14 +135,16 @@ class ModelServer:
             UVICORN_TIMEOUT_KEEP_ALIVE="120",
         )
         command = [
+            *(("nice", "-n", str(options.niceness)) if options.niceness else ()),
             *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-            *("-m", f"models:/{name}/{version}", "--host", "127.0.0.1", "-p", str(port)),
+            *("-m", str(model), "--host", "127.0.0.1", "-p", str(port)),
             *("--workers", str(options.workers), "--timeout", str(options.request_seconds)),
         ]
         process = await processes.start(
             f"model server v{version}", command, environment, log_name=f"model-server-v{version}"
         )
-        return cls(name, version, f"http://127.0.0.1:{port}", process, options, scratch)
+        url = f"http://127.0.0.1:{port}"
+        return cls(name, version, url, process, options, model=model, scratch=scratch)
 
     @property
     def label(self) -> str:
@@ -192,14 +211,16 @@ async def start_warm_server(
         PartError: it did not start or does not answer its own reference inputs.
         RegistryError: MLflow could not answer (:class:`ModelVersionMissingError` if there is no such version).
     """
+    cache = processes.state_dir / "cache"
+    model = await asyncio.to_thread(cached_model, name, version, cache / "models")
     preparing = asyncio.create_task(
-        asyncio.to_thread(
-            prepare_warm_up, name, version, options.warm_batches, processes.state_dir / "cache" / "handovers"
-        )
+        asyncio.to_thread(prepare_warm_up, name, version, options.warm_batches, model, cache / "handovers")
     )
-    server = await ModelServer.start(name, version, processes=processes, tracking_uri=tracking_uri, options=options)
+    server = await ModelServer.start(
+        name, version, model, processes=processes, tracking_uri=tracking_uri, options=options
+    )
     try:
-        warm_up = await preparing  # a version that is not there ends here, before the long wait
+        warm_up = await preparing
         await server.wait_until_ready()
         await server.warm(warm_up)
     except BaseException:

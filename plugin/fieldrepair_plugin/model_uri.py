@@ -65,6 +65,22 @@ def wanted_version(target: ModelTarget) -> str:
         raise ModelUriError(_explain(client, target)) from error
 
 
+def aliases_of(name: str) -> dict[str, str]:
+    """Alias -> version, of a registered model; none if there is no such model. Blocks: it asks the registry.
+
+    Raises:
+        RegistryError: MLflow could not answer.
+    """
+    import mlflow
+
+    try:
+        with registry_errors(f"aliases of {name}"):
+            found = cast(dict[str, object], mlflow.MlflowClient().get_registered_model(name).aliases)
+    except ModelVersionMissingError:
+        return {}
+    return {alias: str(version) for alias, version in found.items()}
+
+
 def _aliased_version(client: MlflowClient, name: str, alias: str) -> str:
     what = f"models:/{name}@{alias}"
     try:

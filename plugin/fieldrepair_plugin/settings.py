@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg
 from typing_extensions import Self
 
 from fieldrepair_monitoring.settings import RegistrySettings
+from fieldrepair_plugin.canary_plan import CanaryPlan
 
 
 class UpSettings(RegistrySettings):
@@ -44,6 +45,37 @@ class UpSettings(RegistrySettings):
     """How long a part may take to stop before it is killed."""
     retry_switch_seconds: float = Field(default=600.0, gt=0)
     """A version that did not come up is tried again after this time, or as soon as the alias has moved."""
+
+    shadow: bool = True
+    """Let a version with the alias candidate answer a copy of some of the traffic while it waits for approval, if
+    memory allows."""
+    shadow_inputs_per_second: float = Field(default=20.0, gt=0)
+    """Field inputs that a shadowed candidate is sent, on average, at most."""
+
+    canary_percent: float = Field(default=0.0, ge=0, le=100)
+    """Share of the traffic that a newer version gets at first. 0: all of it at once, without a canary. Moving the alias
+    to an earlier version takes effect at once in either case."""
+    canary_seconds: float = Field(default=600.0, ge=0)
+    """For how long, at least; then it gets everything."""
+    canary_requests: int = Field(default=100, ge=1)
+    """And until it had so many requests."""
+    canary_max_failures: float = Field(default=0.02, ge=0, le=1)
+    """It goes back if its share of failed requests is surely higher than the champion's by more than this."""
+    canary_max_slowdown: float = Field(default=1.5, ge=1)
+    """It goes back if its mean time is more than so many times the champion's."""
+    canary_max_accuracy_loss: float = Field(default=0.05, ge=0, le=1)
+    """It goes back if its estimated accuracy is lower than the champion's by more than this."""
+
+    def canary_plan(self) -> CanaryPlan:
+        """How a new version is let in."""
+        return CanaryPlan(
+            percent=self.canary_percent,
+            seconds=self.canary_seconds,
+            requests=self.canary_requests,
+            max_failures=self.canary_max_failures,
+            max_slowdown=self.canary_max_slowdown,
+            max_accuracy_loss=self.canary_max_accuracy_loss,
+        )
 
 
 class WorkerSettings(RegistrySettings):

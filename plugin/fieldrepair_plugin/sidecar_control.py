@@ -14,6 +14,16 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
+class Side:
+    """What one side of a canary has done."""
+
+    requests: int
+    failures: int
+    seconds: float
+    """Sum over those that did not fail."""
+
+
+@dataclass(frozen=True)
 class Upstreams:
     """Where a sidecar's requests go."""
 
@@ -23,6 +33,12 @@ class Upstreams:
     """Counts the switches of this sidecar process."""
     draining: dict[int, int]
     """Earlier generations that still have requests in flight, and how many."""
+    canary_url: str = ""
+    """A share of the new requests goes here; empty without a canary."""
+    canary: Side | None = None
+    """What it has done since it began, as far as this sidecar process knows."""
+    champion: Side | None = None
+    """The same of the active one."""
 
 
 class SidecarControl:
@@ -71,11 +87,45 @@ class SidecarControl:
         answer = await self._call("GET", "/upstream")
         active = cast(dict[str, Any], answer.get("active") or {})
         draining = cast(list[dict[str, Any]], answer.get("draining") or [])
+        canary = cast(dict[str, Any], answer.get("canary") or {})
         return Upstreams(
             active_url=str(active.get("url", "")),
             generation=int(active.get("generation", 0)),
             draining={int(one["generation"]): int(one["in_flight"]) for one in draining},
+            canary_url=str(canary["upstream"]["url"]) if canary else "",
+            canary=_side(canary["canary"]) if canary else None,
+            champion=_side(canary["champion"]) if canary else None,
         )
+
+    async def start_canary(self, url: str, model_name: str, model_version: str, percent: float) -> None:
+        """Send a share of the new requests to a second model server from now on.
+
+        Raises:
+            PartError: the sidecar does not answer, or refuses.
+        """
+        body = {"url": url, "model_name": model_name, "model_version": model_version, "percent": percent}
+        await self._call("PUT", "/canary", json=body)
+
+    async def end_canary(self) -> int | None:
+        """Send every new request to the active model server again.
+
+        Returns:
+            The canary's generation, to wait for its last requests; None if the sidecar knew of no canary.
+
+        Raises:
+            PartError: the sidecar does not answer, or refuses.
+        """
+        former = cast("dict[str, Any] | None", (await self._call("DELETE", "/canary"))["former"])
+        return None if former is None else int(former["generation"])
+
+    async def alias_events(self, known: int, seconds: float) -> int:
+        """How many alias events MLflow has sent, as soon as that is not ``known``, or after some seconds.
+
+        Raises:
+            PartError: the sidecar does not answer, or refuses.
+        """
+        path = f"/mlflow/alias-events?known={known}&wait={seconds:g}"
+        return int((await self._call("GET", path, timeout=seconds + 5.0))["count"])
 
     async def wait_drained(self, before: int, seconds: float) -> bool:
         """Wait until no generation before ``before`` has a request in flight; False if ``seconds`` pass first.
@@ -94,9 +144,11 @@ class SidecarControl:
             await asyncio.sleep(_POLL_SECONDS)
         return False
 
-    async def _call(self, method: str, path: str, json: dict[str, str] | None = None) -> dict[str, Any]:
+    async def _call(
+        self, method: str, path: str, json: dict[str, Any] | None = None, timeout: float = 5.0
+    ) -> dict[str, Any]:
         try:
-            answer = await self._client.request(method, path, json=json)
+            answer = await self._client.request(method, path, json=json, timeout=timeout)
         except httpx.HTTPError as error:
             raise PartError(f"the sidecar's control port {self.url} does not answer: {error!r}") from error
         if answer.status_code != 200:
@@ -105,3 +157,7 @@ class SidecarControl:
                 f"{answer.text[:300]}"
             )
         return cast(dict[str, Any], answer.json())
+
+
+def _side(view: dict[str, Any]) -> Side:
+    return Side(int(view["requests"]), int(view["failures"]), float(view["seconds"]))

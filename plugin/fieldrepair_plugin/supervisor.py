@@ -16,27 +16,34 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fieldrepair_plugin.errors import AlreadyRunningError, ModelUriError
+from fieldrepair_monitoring.errors import RegistryError
+from fieldrepair_plugin.blue_green import BlueGreen
+from fieldrepair_plugin.canary_stage import CanaryStage
+from fieldrepair_plugin.errors import AlreadyRunningError, ModelUriError, PartError
+from fieldrepair_plugin.last_served import LastServed
 from fieldrepair_plugin.loop_status import LoopStatus
 from fieldrepair_plugin.model_server import ServerOptions
 from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
 from fieldrepair_plugin.parts import Part, PartPlan
 from fieldrepair_plugin.processes import ProcessTable, free_port
-from fieldrepair_plugin.promotion import AliasWatcher, BlueGreen
+from fieldrepair_plugin.promotion import AliasWatcher
 from fieldrepair_plugin.serving import MODEL_SERVER, REGISTRY, Serving
 from fieldrepair_plugin.settings import UpSettings
+from fieldrepair_plugin.shadow_stage import SHADOW, ShadowPlan, ShadowStage
 from fieldrepair_plugin.sidecar_control import SidecarControl
 from fieldrepair_plugin.status import StatusBoard
 from fieldrepair_service.errors import StoreError
 
 SIDECAR, MONITOR, WORKER = "sidecar", "monitor", "worker"
-PARTS = (REGISTRY, MODEL_SERVER, SIDECAR, MONITOR, WORKER)
+PARTS = (REGISTRY, MODEL_SERVER, SIDECAR, MONITOR, WORKER, SHADOW)
 STATUS_FILE = "up.json"
 """In the state folder while ``up`` runs: addresses, process ids and the state of each part, for scripts."""
 MODEL_FILE = "model-uri"
 """In the state folder: after a SIGHUP, the URI in it is served instead. It must name the same registered model."""
 _SIDECAR_START_SECONDS = 60.0
 _TELL_SECONDS = 2.0
+_EVENT_WAIT_SECONDS = 20.0
+_EVENT_PAUSE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -97,19 +104,30 @@ class Supervisor:
         self._processes = ProcessTable(self._state_dir)
         self._board = StatusBoard(PARTS, changed=self._write_status)
         self._control = SidecarControl(self._control_url, self._token)
+        self._last = LastServed(self._state_dir)
+        options = ServerOptions(
+            start_seconds=settings.server_start_seconds,
+            request_seconds=settings.server_request_seconds,
+            workers=settings.server_workers,
+            stop_seconds=settings.stop_seconds,
+        )
         self._servers = BlueGreen(
             self._target.name,
             self._control,
-            ServerOptions(
-                start_seconds=settings.server_start_seconds,
-                request_seconds=settings.server_request_seconds,
-                workers=settings.server_workers,
-                stop_seconds=settings.stop_seconds,
-            ),
+            options,
             self._processes,
             tracking_uri=self._tracking_uri,
             drain_seconds=settings.switch_drain_seconds,
         )
+        self._canary = CanaryStage(self._servers, settings.canary_plan(), settings.case_book_url)
+        shadow = ShadowPlan(
+            settings.shadow,
+            settings.shadow_inputs_per_second,
+            settings.field_log_uri,
+            settings.case_book_url,
+            self._tracking_uri,
+        )
+        self._shadow = ShadowStage(self._servers, shadow, options, self._processes, self._board)
         self._parts = {plan.name: Part(plan, self._processes, self._board) for plan in self._plans()}
         self._ready = False
         self._watcher: AliasWatcher | None = None
@@ -130,11 +148,14 @@ class Supervisor:
 
     async def _work(self) -> None:
         self._board.set(REGISTRY, "starting", f"{self._target} in {self._tracking_uri}")
-        version = await asyncio.to_thread(wanted_version, self._target)
+        version = await self._first_version()
         self._watcher = AliasWatcher(self._target, version, poll_seconds=self._settings.alias_poll_seconds)
         serving = Serving(
             self._servers,
             self._watcher,
+            self._shadow,
+            self._canary,
+            self._last,
             self._board,
             case_book_url=self._settings.case_book_url,
             retry_seconds=self._settings.retry_switch_seconds,
@@ -147,13 +168,49 @@ class Supervisor:
             self._ready = True
             self._board.headline(f"ready: send predictions to {self._traffic_url}/invocations")
             running += [asyncio.create_task(self._parts[name].run()) for name in (MONITOR, WORKER)]
-            running += [asyncio.create_task(serving.run()), asyncio.create_task(self._tell_about_the_loop())]
+            duties = (
+                serving.run(),
+                self._shadow.run(),
+                self._listen_to_mlflow(serving),
+                self._tell_about_the_loop(),
+            )
+            running += [asyncio.create_task(duty) for duty in duties]
             for ended in asyncio.as_completed(running):
                 await ended  # none ends by itself unless something is badly wrong
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    async def _first_version(self) -> str:
+        """The version that is wanted; while the registry does not answer, the one that was served last.
+
+        Raises:
+            ModelUriError: there is no such model, version or alias.
+            RegistryError: MLflow does not answer, and nothing was served before.
+        """
+        try:
+            return await asyncio.to_thread(wanted_version, self._target)
+        except RegistryError as error:
+            version = self._last.read(self._target)
+            if version is None:
+                raise
+            logger.warning("the registry does not answer, so version %s is served as before: %s", version, error)
+            return version
+
+    async def _listen_to_mlflow(self, serving: Serving) -> None:
+        """An alias event that the sidecar was sent is a reason to look at once; the poll finds what no event tells."""
+        known = -1
+        while True:
+            try:
+                count = await self._control.alias_events(known, _EVENT_WAIT_SECONDS)
+            except PartError:
+                await asyncio.sleep(_EVENT_PAUSE_SECONDS)  # the sidecar is being started again
+                continue
+            if count != known and known != -1:
+                serving.look_now()
+                self._shadow.look_now()
+            known = count
 
     async def _tell_about_the_loop(self) -> None:
         status = LoopStatus(self._settings.case_book_url, self._target.name)
@@ -180,6 +237,7 @@ class Supervisor:
         grace = self._settings.stop_seconds
         await self._parts[SIDECAR].stop(grace)
         self._board.set(MODEL_SERVER, "stopping", "")
+        await self._shadow.stop()
         await asyncio.gather(*(self._parts[name].stop(grace) for name in (MONITOR, WORKER)), self._servers.stop())
         self._board.set(MODEL_SERVER, "stopped", "")
         await self._control.close()

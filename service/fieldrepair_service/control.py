@@ -13,10 +13,13 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
+from fieldrepair_service.alias_events import AliasEvents, alias_event_router
+from fieldrepair_service.canary import CanaryView
 from fieldrepair_service.case_api import CaseApi
 from fieldrepair_service.console import Console
 from fieldrepair_service.console.security import Security, approver, viewer
 from fieldrepair_service.http_errors import install_error_handlers
+from fieldrepair_service.mlflow_signature import MlflowSignature
 from fieldrepair_service.stores import Stores
 from fieldrepair_service.upstream import Upstreams, UpstreamView
 
@@ -34,6 +37,13 @@ class UpstreamSpec(BaseModel):
     """Registered model it serves."""
     model_version: str = Field(min_length=1)
     """Version it serves."""
+
+
+class CanarySpec(UpstreamSpec):
+    """Body of ``PUT /canary``."""
+
+    percent: float = Field(gt=0, le=100)
+    """Share of the requests that it gets."""
 
 
 class LoopBridge:
@@ -59,6 +69,7 @@ def create_control_app(
     case_book_url: str | None = None,
     field_log_uri: str | None = None,
     mlflow_ui_url: str | None = None,
+    mlflow_webhook_secret: str | None = None,
 ) -> FastAPI:
     """The control app.
 
@@ -71,7 +82,10 @@ def create_control_app(
         case_book_url: where the case book is; None leaves out ``/api`` and the pages.
         field_log_uri: where the field log is; None leaves out ``/api`` and the pages.
         mlflow_ui_url: where people find the MLflow UI; None leaves out links to it.
+        mlflow_webhook_secret: what MLflow signs its webhooks with; None takes none.
     """
+    alias_events = AliasEvents()
+    registry.register(alias_events)
     stores = Stores(case_book_url, field_log_uri) if case_book_url and field_log_uri else None
 
     @asynccontextmanager
@@ -106,13 +120,29 @@ def create_control_app(
     @app.get("/upstream", dependencies=[Depends(viewer)])
     async def show_upstream() -> dict[str, Any]:
         active, draining = await traffic.run(upstreams.snapshot())
-        return {"active": asdict(active) if active else None, "draining": [asdict(view) for view in draining]}
+        canary = await traffic.run(_canary_of(upstreams))
+        return {
+            "active": asdict(active) if active else None,
+            "canary": asdict(canary) if canary else None,
+            "draining": [asdict(view) for view in draining],
+        }
 
     @app.put("/upstream", dependencies=[Depends(approver)])
     async def switch_upstream(spec: UpstreamSpec) -> dict[str, Any]:
         view: UpstreamView = await traffic.run(upstreams.switch(spec.url, spec.model_name, spec.model_version))
         return asdict(view)
 
+    @app.put("/canary", dependencies=[Depends(approver)])
+    async def start_canary(spec: CanarySpec) -> dict[str, Any]:
+        begun = upstreams.start_canary(spec.url, spec.model_name, spec.model_version, spec.percent)
+        return asdict(await traffic.run(begun))
+
+    @app.delete("/canary", dependencies=[Depends(approver)])
+    async def end_canary() -> dict[str, Any]:
+        former = await traffic.run(_end_canary(upstreams))
+        return {"former": asdict(former) if former else None}
+
+    app.include_router(alias_event_router(alias_events, MlflowSignature(mlflow_webhook_secret)))
     console = Console(
         app,
         security,
@@ -123,3 +153,11 @@ def create_control_app(
     )
     cases = CaseApi(app, stores) if stores else None
     return app
+
+
+async def _canary_of(upstreams: Upstreams) -> CanaryView | None:
+    return upstreams.canary.view() if upstreams.canary is not None else None
+
+
+async def _end_canary(upstreams: Upstreams) -> UpstreamView | None:
+    return upstreams.end_canary()

@@ -208,7 +208,7 @@ class Forwarding:
     # -- to the model server -------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        upstream = self._upstream = self._proxy.upstreams.acquire()
+        upstream = self._upstream = self._proxy.upstreams.acquire(self._head)
         if upstream is None:
             told = "no model server has been named yet; PUT /upstream on the control port"
             self._say(503, "NoUpstream", told, UPSTREAM_FAILED)
@@ -398,6 +398,7 @@ class Forwarding:
         self._proxy.stats.observe(_CLIENT_GONE, perf_counter() - self._started, None)
         if not settling:
             self._drop(CLIENT_DISCONNECTED)
+        self._status = _CLIENT_GONE
         self._end(close=True)
 
     def on_deadline(self) -> None:
@@ -412,6 +413,7 @@ class Forwarding:
                 self._break_off(CLIENT_DISCONNECTED)
             else:
                 self._abandon()
+                self._status = _CLIENT_GONE  # nothing that the model server could be blamed for
                 self._say(408, "RequestTimeout", told, CLIENT_DISCONNECTED, close=True)
         else:
             told = f"{upstream.base}: no whole answer within {upstream.limits.total_timeout:g} seconds"
@@ -468,7 +470,7 @@ class Forwarding:
         self._over = True
         upstream = self._upstream
         if upstream is not None:
-            self._proxy.upstreams.release(upstream)
+            self._proxy.upstreams.release(upstream, self._status, self._asked_at)
         self._release_client()
         if self._my_turn:
             self._client.finished(close=close)

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from fieldrepair_service.canary import Canary
 from fieldrepair_service.capture import Capture
 from fieldrepair_service.drops import (
     CAPTURE_REASONS,
@@ -82,6 +83,31 @@ class _Traffic(Collector):
         if active:
             info.add_metric([active.model_name, active.model_version], 1)
         yield info
+        yield from _canary(self._upstreams.canary)
+
+
+def _canary(canary: Canary | None) -> Iterator[Metric]:
+    """The canary's share, and both sides' numbers since it began; without one, only a share of 0."""
+    percent = canary.percent if canary else 0
+    yield _gauge("canary_percent", "Share of the requests that a canary gets; 0 without one.", percent)
+    if canary is None:
+        return
+    names = ["side", "model_version"]
+    requests = GaugeMetricFamily(
+        "fieldrepair_canary_requests", "Requests since the canary began, by side.", labels=names
+    )
+    failures = GaugeMetricFamily(
+        "fieldrepair_canary_failures", "Of those, answered with 5xx or not at all.", labels=names
+    )
+    seconds = GaugeMetricFamily(
+        "fieldrepair_canary_mean_seconds", "The model server's mean time for the others.", labels=names
+    )
+    for name, side in (("canary", canary.canary), ("champion", canary.champion)):
+        labels = [name, canary.upstream.model_version if name == "canary" else ""]
+        requests.add_metric(labels, side.requests)
+        failures.add_metric(labels, side.failures)
+        seconds.add_metric(labels, side.seconds.total / max(1, side.requests - side.failures))
+    yield from (requests, failures, seconds)
 
 
 class _Log(Collector):

@@ -107,6 +107,7 @@ class _Sidecar:
                 mlflow_ui_url=settings.mlflow_ui(),
                 case_book_url=settings.case_book_url,
                 field_log_uri=settings.field_log_uri,
+                mlflow_webhook_secret=settings.webhook_secret(),
             ),
             control,
             self._control_tls,

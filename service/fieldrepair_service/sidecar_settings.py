@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from fieldrepair_service.client_connection import TrafficLimits
 from fieldrepair_service.exchange import UNKNOWN_MODEL
@@ -68,6 +68,15 @@ class SidecarSettings(LoggingSettings):
     upstream_idle_seconds: float = Field(default=4.0, ge=0)
     """How long an idle connection to the upstream is kept. Must be shorter than the upstream keeps it (uvicorn, and so
     MLflow: 5 s), or requests are sent into connections that are just being closed."""
+
+    mlflow_webhook_secret: SecretStr | None = Field(default=None, min_length=16)
+    """Secret that MLflow signs its webhooks with. With one, POST /mlflow/webhook on the control port takes its alias
+    events, and whoever follows an alias looks at once. Default: no webhook is taken, the registry is polled."""
+
+    def webhook_secret(self) -> str | None:
+        """The webhook's secret in plain text."""
+        secret = self.mlflow_webhook_secret
+        return None if secret is None else secret.get_secret_value()
 
     def traffic_limits(self) -> TrafficLimits:
         """What one client may take of the traffic port."""

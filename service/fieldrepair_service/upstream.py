@@ -12,10 +12,15 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from fieldrepair_service.canary import Canary, CanaryView
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.upstream_connection import UpstreamConnection
+
+if TYPE_CHECKING:
+    from fieldrepair_service.request_head import RequestHead
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +136,7 @@ class Upstream:
 
 
 class Upstreams:
-    """The active upstream and the draining ones. Every method belongs to the traffic event loop."""
+    """The active upstream, perhaps a canary, and the draining ones. Every method belongs to the traffic event loop."""
 
     def __init__(
         self,
@@ -153,44 +158,99 @@ class Upstreams:
         self._generation = 0
         self._draining: list[Upstream] = []
         self.active: Upstream | None = None
+        self.canary: Canary | None = None
 
     @property
     def draining(self) -> list[Upstream]:
         """Former upstreams that are still working on requests."""
         return list(self._draining)
 
-    def acquire(self) -> Upstream | None:
+    def acquire(self, head: RequestHead) -> Upstream | None:
         """The upstream for one request, which must be given back with :meth:`release`; None if there is none yet."""
         upstream = self.active
+        if self.canary is not None and self.canary.takes(head):
+            upstream = self.canary.upstream
         if upstream is not None:
             upstream.in_flight += 1
         return upstream
 
-    def release(self, upstream: Upstream) -> None:
-        """One request is over. The last one out of a draining upstream closes its connections."""
+    def release(self, upstream: Upstream, status: int, asked_at: float) -> None:
+        """One request is over. The last one out of a draining upstream closes its connections.
+
+        Args:
+            upstream: where it was.
+            status: of the model server's answer; 0: it gave none; 499: the client did not wait for it.
+            asked_at: when the model server was asked, by ``perf_counter``.
+        """
         upstream.in_flight -= 1
+        if self.canary is not None:
+            self.canary.count(upstream, status, perf_counter() - asked_at)
         if upstream.in_flight == 0 and upstream is not self.active:
             self._retire(upstream)
 
     async def switch(self, url: str, model_name: str, model_version: str) -> UpstreamView:
-        """Send all new requests to another upstream; the ones in flight finish where they are.
+        """Send all new requests to another upstream; the ones in flight finish where they are. It ends a canary.
 
         Raises:
             ConfigurationError: if the URL cannot be an upstream.
         """
         base = normalise_upstream(url)
-        self._generation += 1
+        self.end_canary()
         former = self.active
-        self.active = Upstream(base, model_name, model_version, self._generation, self.limits, self._tls)
-        if former is not None:
-            self._draining.append(former)
-            if former.in_flight == 0:
-                self._retire(former)
+        self.active = self._make(base, model_name, model_version)
+        self._drain(former)
         logger.info("traffic goes to %s, %s version %s", base, model_name, model_version)
         view = self.active.view()
         if self._on_switch is not None:
             await asyncio.to_thread(self._on_switch, view)
         return view
+
+    async def start_canary(self, url: str, model_name: str, model_version: str, percent: float) -> CanaryView:
+        """Send a share of the new requests to a second upstream until :meth:`switch` or :meth:`end_canary`.
+
+        The one that is there already, with another share or not, goes on with its connections and begins to count anew.
+
+        Raises:
+            ConfigurationError: if the URL cannot be an upstream, the share is none, or there is no upstream yet.
+        """
+        base = normalise_upstream(url)
+        if not 0 < percent <= 100:
+            raise ConfigurationError(f"a canary gets more than 0 and at most 100 percent, got {percent:g}")
+        if self.active is None:
+            raise ConfigurationError("there is no upstream yet that a canary could stand beside")
+        former = self.canary.upstream if self.canary is not None else None
+        known = former is not None and (former.base, former.model_name, former.model_version) == (
+            base, model_name, model_version
+        )  # fmt: skip
+        upstream = former if former is not None and known else self._make(base, model_name, model_version)
+        self.canary = Canary(upstream, percent)
+        if former is not upstream:
+            self._drain(former)
+        logger.info("%g %% of the traffic go to %s, %s version %s", percent, base, model_name, model_version)
+        return self.canary.view()
+
+    def end_canary(self) -> UpstreamView | None:
+        """Send all new requests to the active upstream; those at the canary finish there.
+
+        Returns:
+            The canary's upstream; None if there was no canary.
+        """
+        if self.canary is None:
+            return None
+        former, self.canary = self.canary.upstream, None
+        logger.info("the canary of version %s is over", former.model_version)
+        self._drain(former)
+        return former.view()
+
+    def _make(self, base: str, model_name: str, model_version: str) -> Upstream:
+        self._generation += 1
+        return Upstream(base, model_name, model_version, self._generation, self.limits, self._tls)
+
+    def _drain(self, former: Upstream | None) -> None:
+        if former is not None:
+            self._draining.append(former)
+            if former.in_flight == 0:
+                self._retire(former)
 
     async def snapshot(self) -> tuple[UpstreamView | None, list[UpstreamView]]:
         """The active upstream and the draining ones, as the control port shows them."""
@@ -198,6 +258,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close every connection that is idle."""
+        self.end_canary()
         for upstream in [*self._draining, *([self.active] if self.active else [])]:
             upstream.close()
         self._draining.clear()

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from fieldrepair_monitoring.case_metrics import exported_cases
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_service.capture import Capture, CaptureLimits
-from fieldrepair_service.case_book import NewDriftEvent, NewTask, WindowRecord, open_case_book
+from fieldrepair_service.case_book import NewDriftEvent, NewTask, TrialKind, WindowRecord, open_case_book
 from fieldrepair_service.drops import (
     CAPTURE_REASONS,
     CLIENT_DISCONNECTED,
@@ -34,6 +34,7 @@ from fieldrepair_service.drops import (
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.spool import Spool
 from fieldrepair_service.traffic_stats import TrafficStats
+from fieldrepair_service.trial_reports import Estimate, ShadowReport, Timing
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,7 @@ async def sidecar_metrics(folder: Path) -> list[Metric]:
     """What a sidecar exports that has seen everything there is to count."""
     stats, upstreams, spool = TrafficStats(), Upstreams(UpstreamLimits()), folder / "spool.db"
     await upstreams.switch("http://127.0.0.1:1", "digits", "3")
+    await upstreams.start_canary("http://127.0.0.1:2", "digits", "4", 10)
     capture = Capture(spool, CaptureLimits(), sync=False, on_new_spool=lambda: None)
     stats.observe(200, 0.004, 0.003)
     shipper = Spool.attach(spool)
@@ -145,6 +147,15 @@ def case_metrics(folder: Path) -> list[Metric]:
             opened.case_id, [NewTask("r", 0, "repair")], budget=1, acceptance_size=0, pool_cursor={}, note=""
         )
         book.claim(opened.case_id, "worker", 60)
+        timing, estimate = Timing(count=1), Estimate(value=0.9, low=0.8, high=0.95, trusted=True, inputs=100)
+        report = ShadowReport(
+            dropped={"queue_full": 1},
+            champion_timing=timing,
+            candidate_timing=timing,
+            champion_accuracy=estimate,
+            candidate_accuracy=estimate,
+        )
+        book.report_trial(book.begin_trial(TrialKind.SHADOW, "digits", "3", "4").id, report.model_dump())
         registry = CollectorRegistry()
         with exported_cases(registry, book):
             return list(registry.collect())

@@ -137,6 +137,7 @@ def test_every_panel_says_what_it_shows_and_has_its_place() -> None:
         "Drift and severity",
         "Cases",
         "Monitor",
+        "Candidates",
     ]
     ids = [panel["id"] for panel in BOARD["panels"]]
     assert len(set(ids)) == len(ids)

@@ -101,7 +101,7 @@ def test_a_registered_version_gives_hand_over_and_module(
 
 def test_a_cached_hand_over_needs_the_registry_only_for_its_tag(registry: Registered, tmp_path: Path) -> None:
     first = load_handover(registry.name, registry.version, tmp_path)
-    [home] = tmp_path.iterdir()
+    [home] = (path for path in tmp_path.iterdir() if path.name != "said")
     assert sorted(file.name for file in home.iterdir()) == ["handover.json", "reference.npz"]
     (home / "handover.json").write_text((home / "handover.json").read_text().replace('"9"', '"nine"'))
     assert load_handover(registry.name, registry.version, tmp_path).class_names[-1] == "nine", "read from the cache"
@@ -109,7 +109,7 @@ def test_a_cached_hand_over_needs_the_registry_only_for_its_tag(registry: Regist
     assert load_handover(registry.name, registry.version, tmp_path).class_names == first.class_names
     (home / "reference.npz").write_bytes(b"half")
     assert load_handover(registry.name, registry.version, tmp_path).reference.shape == (1, 8, 8)
-    assert [path.name for path in tmp_path.iterdir()] == [home.name], "no scratch folders are left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([home.name, "said"]), "no scratch is left"
 
 
 def test_a_version_without_a_hand_over_is_told_how_to_get_one(registry: Registered, network: nn.Module) -> None:

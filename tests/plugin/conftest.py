@@ -39,10 +39,14 @@ def quadrants(n: int, seed: int, dim: float = 1.0) -> tuple[npt.NDArray[np.float
     return np.rint(images * dim * 255).astype(np.float32) / 255, labels.astype(np.int64)
 
 
-def stray_light(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The same images after the camera was moved beside a window: the networks below answer "top left" throughout."""
+def stray_light(images: npt.NDArray[np.float32], quadrant: int = 0) -> npt.NDArray[np.float32]:
+    """The same images after the camera was moved beside a window: the networks below answer "top left" throughout.
+
+    With another quadrant the window is elsewhere, and so is what they answer.
+    """
     lit = images.copy()
-    lit[:, 0, :4, :4] = np.clip(lit[:, 0, :4, :4] + 0.7, 0.0, 1.0)
+    top, left = 4 * (quadrant // 2), 4 * (quadrant % 2)
+    lit[:, 0, top : top + 4, left : left + 4] = np.clip(lit[:, 0, top : top + 4, left : left + 4] + 0.7, 0.0, 1.0)
     return np.rint(lit * 255).astype(np.float32) / 255
 
 
@@ -93,8 +97,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class running_mlflow:  # noqa: N801 - reads like the context manager it is
     """An MLflow server on ``folder``; the same folder again is the same registry again."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, port: int, **environment: str) -> None:
+        self.folder, self.port, self.environment = folder, port, environment
         self.url = f"http://127.0.0.1:{port}"
 
     def __enter__(self) -> str:
@@ -104,7 +108,7 @@ class running_mlflow:  # noqa: N801 - reads like the context manager it is
         log = (self.folder / "server.log").open("ab")
         with log:
             self.process = subprocess.Popen(
-                command, env=child_environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, env=child_environment(**self.environment), stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -165,10 +169,10 @@ class Field:
     truth: dict[tuple[str, int], int] = dataclass_field(default_factory=dict[tuple[str, int], int])
     sent: int = 0
 
-    def send(self, count: int, *, per_request: int = 5, shifted: bool = True) -> None:
+    def send(self, count: int, *, per_request: int = 5, shifted: bool = True, quadrant: int = 0) -> None:
         """Log ``count`` field inputs, ``per_request`` in each request, as the sidecar would."""
         images, labels = quadrants(count, seed=100 + self.sent)
-        images = stray_light(images) if shifted else images
+        images = stray_light(images, quadrant) if shifted else images
         rows: list[dict[str, object]] = []
         for index in range(count):
             number = self.sent + index

@@ -57,7 +57,12 @@ async def test_a_version_that_is_not_there_is_an_error_at_once(registry: Registr
 async def test_a_server_that_ends_early_shows_the_end_of_its_log(registry: Registry, tmp_path: Path) -> None:
     processes = ProcessTable(tmp_path)
     server = await ModelServer.start(
-        "no-such-model", "1", processes=processes, tracking_uri=registry.tracking_uri, options=OPTIONS
+        "digits",
+        "1",
+        tmp_path / "no-such-model",
+        processes=processes,
+        tracking_uri=registry.tracking_uri,
+        options=OPTIONS,
     )
     with pytest.raises(PartError, match=r"before it was ready; end of .*model-server-v1.log:\n(.|\n)*no-such-model"):
         await server.wait_until_ready()
@@ -94,7 +99,7 @@ async def test_a_server_with_wrong_answers_gets_no_traffic(tmp_path: Path) -> No
         while not process.log.read_text().strip():
             time.sleep(0.02)
         url = f"http://127.0.0.1:{process.log.read_text().strip()}"
-        server = ModelServer("fake", "1", url, process, OPTIONS, tmp_path / "scratch")
+        server = ModelServer("fake", "1", url, process, OPTIONS, model=tmp_path, scratch=tmp_path / "scratch")
         await server.wait_until_ready()
         await server.warm(WarmUp((b"{}",), (1,)))
         with pytest.raises(PartError, match="answered 32 reference inputs with 1 predictions"):

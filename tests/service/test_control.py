@@ -88,13 +88,13 @@ SPEC = {"url": "http://127.0.0.1:5003/", "model_name": "fashion", "model_version
 
 def test_the_upstream_is_shown_and_changed(start: Start) -> None:
     client = start()
-    assert client.get("/upstream", headers=bearer()).json() == {"active": None, "draining": []}
+    assert client.get("/upstream", headers=bearer()).json() == {"active": None, "canary": None, "draining": []}
     assert client.get("/readyz").status_code == 503
     put = client.put("/upstream", json=SPEC, headers=bearer())
     assert put.status_code == 200
     expected = {**SPEC, "url": "http://127.0.0.1:5003", "generation": 1, "in_flight": 0}
     assert put.json() == expected
-    assert client.get("/upstream", headers=bearer()).json() == {"active": expected, "draining": []}
+    assert client.get("/upstream", headers=bearer()).json() == {"active": expected, "canary": None, "draining": []}
     assert client.put("/upstream", json=SPEC, headers=bearer()).json()["generation"] == 2
     assert client.get("/readyz").status_code == 200
 
@@ -197,5 +197,33 @@ def test_metrics_tell_what_became_of_every_exchange(start: Start, tmp_path: Path
     assert value("fieldrepair_shipper_starts_total") == 2
     assert value("process_open_fds") > 0
     labels = {name for family in families.values() for each in family.samples for name in each.labels}
-    assert labels <= {"code", "reason", "state", "le", "model_name", "model_version", "version", "python_version"}
+    described = {"model_name", "model_version", "version", "python_version"}
+    assert labels <= {"code", "reason", "state", "le", "outcome", *described}
     capture.close()
+
+
+def test_a_canary_is_begun_shown_and_ended(start: Start) -> None:
+    client = start()
+    spec = {**SPEC, "url": "http://127.0.0.1:5004", "model_version": "8", "percent": 5}
+    refused = client.put("/canary", json=spec, headers=bearer())
+    assert (refused.status_code, refused.json()["detail"]) == (
+        422,
+        "there is no upstream yet that a canary could stand beside",
+    )
+    client.put("/upstream", json=SPEC, headers=bearer())
+    begun = client.put("/canary", json=spec, headers=bearer()).json()
+    assert begun["percent"] == 5
+    assert begun["upstream"] == {
+        "generation": 2,
+        "url": "http://127.0.0.1:5004",
+        "model_name": "fashion",
+        "model_version": "8",
+        "in_flight": 0,
+    }
+    assert client.get("/upstream", headers=bearer()).json()["canary"] == begun
+    assert client.put("/canary", json={**spec, "percent": 0}, headers=bearer()).status_code == 422
+    assert client.put("/canary", json=spec).status_code == 401
+    assert client.delete("/canary").status_code == 401
+    assert client.delete("/canary", headers=bearer()).json()["former"]["model_version"] == "8"
+    assert client.delete("/canary", headers=bearer()).json() == {"former": None}
+    assert client.get("/upstream", headers=bearer()).json()["canary"] is None

@@ -35,6 +35,7 @@ from fieldrepair_service.case_book.task_records import (
     Task,
     TaskCounts,
 )
+from fieldrepair_service.case_book.trial_records import Trial, TrialKind, TrialState
 
 __all__ = [
     "CANDIDATE_WAITING",
@@ -72,6 +73,9 @@ __all__ = [
     "Task",
     "TaskCounts",
     "TaskState",
+    "Trial",
+    "TrialKind",
+    "TrialState",
     "Verdict",
     "WindowRecord",
     "open_case_book",

@@ -16,11 +16,12 @@ from fieldrepair_service.case_book.outbox import Outbox
 from fieldrepair_service.case_book.planning import Plans
 from fieldrepair_service.case_book.schema import bring_up_to_date
 from fieldrepair_service.case_book.streams import Streams
+from fieldrepair_service.case_book.trials import Trials
 
 
-class CaseBook(Streams, Outbox, Plans, Importing, Evidence, GroundTruths, Audit, Approvals):
+class CaseBook(Streams, Outbox, Plans, Importing, Evidence, GroundTruths, Audit, Approvals, Trials):
     """Everything small and transactional: windows, drift events, repair cases, labelling tasks and their answers,
-    ground truth, attachments, notifications and the audit trail.
+    ground truth, attachments, notifications, trials of candidates and the audit trail.
 
     Safe to share between threads; each process opens its own. Made by :func:`open_case_book`. A context manager
     that closes itself. Every method is one transaction, and raises ``StoreUnavailable`` when the database does

@@ -15,7 +15,9 @@ from fieldrepair_service.console.explanation import read_explanation
 from fieldrepair_service.console.mlflow_links import MlflowLinks
 from fieldrepair_service.console.pages import Pages
 from fieldrepair_service.console.security import Visitor, viewer
+from fieldrepair_service.console.trials import canary_of, shadow_of
 from fieldrepair_service.errors import NotInCaseBook
+from fieldrepair_service.images import image_input, render_png
 from fieldrepair_service.stores import Stores
 
 CaseId = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -50,6 +52,8 @@ def case_router(pages: Pages, stores: Stores, links: MlflowLinks) -> APIRouter:
             attachments={each.name: each for each in book.attachments(case_id)},
             map=read_map(book, case_id, tasks, case.class_names),
             result=result,
+            shadow=shadow_of(book, case.model_name, case.candidate_version),
+            canary=canary_of(book, case.model_name, case.candidate_version),
             bars=case_result.bars(result) if result else None,
             matrices=_matrices(result, len(case.class_names)),
             changed=case_result.changed_pairs(result.field, case.class_names) if result else [],
@@ -77,6 +81,25 @@ def case_router(pages: Pages, stores: Stores, links: MlflowLinks) -> APIRouter:
         if found.media_type not in _SHOWN:
             headers["content-disposition"] = "attachment"
         return Response(found.content, media_type=found.media_type, headers=headers)
+
+    @router.get("/cases/{case_id}/shadow/{request_id}/{row}.png")
+    def disagreement(
+        case_id: CaseId,
+        request_id: str,
+        row: Annotated[int, Path(ge=0, le=2**31 - 1)],
+        visitor: Annotated[Visitor, Depends(viewer)],
+    ) -> Response:
+        del visitor
+        case = stores.book.case(case_id)
+        shadow = shadow_of(stores.book, case.model_name, case.candidate_version)
+        shown = [(each.request_id, each.row) for each in shadow.disagreements] if shadow else []
+        if shadow is None or (request_id, row) not in shown:
+            raise HTTPException(404, f"case {case_id} shows no disagreement on row {row} of request {request_id}")
+        spec = image_input(shadow.report.input_spec)
+        instance = stores.inputs.read((request_id, row), shown, spec)
+        return Response(
+            render_png(instance, spec), media_type="image/png", headers={"cache-control": "private, max-age=3600"}
+        )
 
     return router
 

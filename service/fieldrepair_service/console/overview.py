@@ -15,6 +15,7 @@ from fieldrepair_service.console.charts import Panel, Series, accuracy_panel, dr
 from fieldrepair_service.console.pages import Pages
 from fieldrepair_service.console.security import Visitor, viewer
 from fieldrepair_service.console.traffic import Throughput
+from fieldrepair_service.console.trials import CanaryView, ShadowView, running_trials
 from fieldrepair_service.exchange import UNKNOWN_MODEL
 from fieldrepair_service.stores import Stores
 from fieldrepair_service.upstream import UpstreamView
@@ -53,6 +54,10 @@ class ModelView:
     waiting: list[Case]
     """Accepted cases: their candidate waits for approval."""
     rejected: list[Case]
+    shadow: ShadowView | None
+    """Of the candidate, while it runs."""
+    canary: CanaryView | None
+    """Of a version on its way in."""
 
 
 def overview_router(pages: Pages, stores: Stores, upstreams: Traffic, throughput: Throughput) -> APIRouter:
@@ -142,6 +147,7 @@ def _model_view(
     reference = next((event.reference_accuracy for event in events if event.reference_accuracy is not None), None)
     working = [case for case in cases if case.state in OPEN_STATES and case.state is not CaseState.ACCEPTED]
     counts = book.task_counts_of(working)
+    shadow, canary = running_trials(book, name)
     return ModelView(
         name=name,
         served=served,
@@ -154,4 +160,6 @@ def _model_view(
         open_cases=[OpenCase(case, counts[case.id]) for case in working],
         waiting=[case for case in cases if case.state is CaseState.ACCEPTED],
         rejected=[case for case in cases if case.state is CaseState.REJECTED],
+        shadow=shadow,
+        canary=canary,
     )

@@ -126,7 +126,8 @@ class _Mirror:
             case_book_url=settings.case_book_url,
             field_log_uri=settings.field_log_uri,
         )
-        app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != "/upstream"]
+        steering = ("/upstream", "/canary")
+        app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in steering]
         return app
 
     async def _serve(self, sink: Sink, events: socket.socket) -> None:

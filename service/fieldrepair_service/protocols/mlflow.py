@@ -47,7 +47,7 @@ class MlflowScoring:
         if inputs.size == 0:
             raise DecodeError(f"a batch of shape {inputs.shape} has no values", reason=drops.EMPTY)
         answer = unpack(exchange.answer_body, exchange.answer_encoding, drops.MALFORMED_ANSWER)
-        predictions = _read_predictions(answer, len(inputs))
+        predictions = read_predictions(answer, len(inputs))
         return DecodedExchange(inputs, predictions)
 
 
@@ -82,7 +82,12 @@ def _read_json_inputs(request: object) -> npt.NDArray[np.generic]:
     return as_numbers(content, "the instances")
 
 
-def _read_predictions(body: bytes, count: int) -> Predictions:
+def read_predictions(body: bytes, count: int) -> Predictions:
+    """What a JSON answer says about each of ``count`` instances.
+
+    Raises:
+        DecodeError: with the reason to count it under.
+    """
     answer = parse_json(body, drops.MALFORMED_ANSWER)
     if not is_dict(answer) or "predictions" not in answer:
         raise DecodeError("the answer has no predictions", reason=drops.MALFORMED_ANSWER)

@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 
 import httpx
 import mlflow
+import numpy as np
+import numpy.typing as npt
 import pytest
 from mlflow import MlflowClient
 from mlflow import pytorch as mlflow_pytorch
 from torch import nn
 
 from fieldrepair_plugin.processes import child_environment, free_port, group_members
-from tests.plugin.conftest import log_versions, quadrants, running_mlflow
+from fieldrepair_service.case_book import CaseState, DriftEvent, open_case_book
+from tests.plugin.conftest import log_versions, quadrants, running_mlflow, stray_light
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -75,8 +78,8 @@ class Up:
         assert answer is not None
         return answer
 
-    def ask(self) -> httpx.Response:
-        body = {"inputs": quadrants(3, seed=5)[0].tolist()}
+    def ask(self, images: npt.NDArray[np.float32] | None = None) -> httpx.Response:
+        body = {"inputs": (quadrants(3, seed=5)[0] if images is None else images).tolist()}
         return httpx.post(f"{self.status()['traffic_url']}/invocations", json=body, timeout=30, trust_env=False)
 
     def answers(self) -> bool:
@@ -172,6 +175,42 @@ def test_the_registry_goes_away_and_comes_back(up: Up) -> None:
         up.server.__enter__()
         up.wait_for("registry", lambda: up.part("registry")["state"] == "ready")
     assert clients.failed == []
+
+
+def test_everything_but_promotion_goes_on_without_the_registry(up: Up) -> None:
+    """Parts die meanwhile, ``up`` itself too, and a drift event opens a case; what waits is done afterwards."""
+    up.server.__exit__()
+    up.wait_for("note", lambda: up.part("registry")["state"] == "waiting")
+    for part in ("model server", "monitor"):
+        pid = up.part(part)["pid"]
+        os.killpg(pid, signal.SIGKILL)
+        up.wait_for("restart", lambda part=part, pid=pid: up.part(part)["pid"] != pid and up.answers())
+        up.wait_for("part", lambda part=part: up.part(part)["state"] == "ready")
+    with open_case_book(f"sqlite:///{up.state}/case_book.db") as book:
+        seeds = iter(range(100, 1000))
+
+        def alert() -> DriftEvent | None:
+            images = stray_light(quadrants(50, seed=next(seeds))[0])
+            assert up.ask(images).status_code == 200
+            return book.open_event(NAME, "1")
+
+        event = up.wait_for("drift event", alert)
+        assert book.case(event.case_id).state is CaseState.ANNOTATING
+
+        up.process.kill()
+        up.process.wait()
+        (up.state / "up.json").unlink()
+        up.process = up.start()
+        up.wait_for("ready line", lambda: up.status()["ready"])
+        assert up.status()["version"] == "1"
+        assert up.answers()
+        assert "so version 1 is served as before" in up.log.read_text()
+
+        up.server.__enter__()
+        up.wait_for("registry", lambda: up.part("registry")["state"] == "ready")
+        while book.case(event.case_id).planned_ms is None:
+            assert up.ask(stray_light(quadrants(50, seed=next(seeds))[0])).status_code == 200
+        assert [case.id for case in book.cases()] == [event.case_id]
 
 
 @pytest.mark.parametrize("part", ["model server", "sidecar", "monitor", "worker"])

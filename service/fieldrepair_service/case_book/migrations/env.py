@@ -7,7 +7,8 @@ from sqlalchemy import Connection
 from sqlalchemy.sql.schema import SchemaItem
 
 from fieldrepair_service.case_book.models import PREFIX, VERSION_TABLE
-from fieldrepair_service.case_book.task_models import Base  # with every table: it imports the other models
+from fieldrepair_service.case_book.task_models import Base  # with every table but one: it imports the other models
+from fieldrepair_service.case_book.trial_models import TrialRow  # and this is the one
 
 
 def _ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compare_to: SchemaItem | None) -> bool:
@@ -16,6 +17,7 @@ def _ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compar
     return kind != "table" or (name or "").startswith(PREFIX)
 
 
+assert TrialRow.metadata is Base.metadata  # noqa: S101
 connection = context.config.attributes["connection"]
 assert isinstance(connection, Connection)  # noqa: S101  (open_case_book always hands one over)
 context.configure(
