@@ -131,13 +131,10 @@ class Forwarding:
         Returns:
             None if no connection to a model server is at hand; then nothing has happened.
         """
-        upstream = proxy.upstreams.acquire()
-        if upstream is None:
+        at_hand = proxy.upstreams.acquire_at_hand()
+        if at_hand is None:
             return None
-        connection = upstream.take()
-        if connection is None:
-            proxy.upstreams.release(upstream)
-            return None
+        upstream, connection = at_hand
         asked_at = perf_counter()
         body = data[body_at:]
         connection.send(known.request_to(upstream, body))

@@ -174,6 +174,17 @@ class Upstreams:
             upstream.in_flight += 1
         return upstream
 
+    def acquire_at_hand(self) -> tuple[Upstream, UpstreamConnection] | None:
+        """The upstream for one request and an idle connection to it, without a look at the request.
+
+        None if there is no such connection, or while a canary runs, which decides by the request.
+        """
+        upstream = self.active
+        if upstream is None or self.canary is not None or (connection := upstream.take()) is None:
+            return None
+        upstream.in_flight += 1
+        return upstream, connection
+
     def release(self, upstream: Upstream, status: int, asked_at: float) -> None:
         """One request is over. The last one out of a draining upstream closes its connections.
 

@@ -34,6 +34,7 @@ class Client:
     """One kept-alive connection."""
 
     socket: socket.socket
+    received: bytes = b""  # and not yet taken
 
     def ask(self, *pieces: bytes) -> bytes:
         """Send, and give the whole answer as it came."""
@@ -42,19 +43,19 @@ class Client:
         return self.answer()
 
     def answer(self) -> bytes:
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += self._more()
-        head = received.partition(b"\r\n\r\n")[0]
-        length = int(head.lower().rpartition(b"content-length: ")[2].partition(b"\r\n")[0])
-        while len(received) < len(head) + 4 + length:
-            received += self._more()
-        return received
+        while b"\r\n\r\n" not in self.received:
+            self._more()
+        head = self.received.partition(b"\r\n\r\n")[0]
+        size = len(head) + 4 + int(head.lower().rpartition(b"content-length: ")[2].partition(b"\r\n")[0])
+        while len(self.received) < size:
+            self._more()
+        answer, self.received = self.received[:size], self.received[size:]
+        return answer
 
-    def _more(self) -> bytes:
+    def _more(self) -> None:
         some = self.socket.recv(65536)
         assert some, "the connection was closed"
-        return some
+        self.received += some
 
 
 @contextmanager
