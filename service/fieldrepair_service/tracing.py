@@ -214,6 +214,11 @@ def open_tracing(part: str, endpoint: str | None) -> Tracing:
     return OpenTelemetry(part, _exporter(endpoint)) if _possible(endpoint) else NO_TRACING
 
 
+def check_tracing(endpoint: str | None) -> None:
+    """Complain as :func:`open_tracing` does; for processes whose children trace."""
+    _possible(endpoint)
+
+
 def open_sampler(endpoint: str | None) -> Sampler | None:
     """What decides which requests are traced; None where tracing is off. Complains as :func:`open_tracing` does."""
     if not _possible(endpoint):

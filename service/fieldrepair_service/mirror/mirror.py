@@ -30,7 +30,7 @@ from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.tls import server_context
-from fieldrepair_service.tracing import open_sampler
+from fieldrepair_service.tracing import check_tracing
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
 
@@ -51,7 +51,7 @@ def run_mirror(settings: MirrorSettings) -> None:
     configure_logging(settings.log_format, "mirror")
     if settings.redactor is not None:
         check_redactor(settings.redactor)
-    open_sampler(settings.otlp_endpoint)  # which says what cannot be; the shipper is who needs it
+    check_tracing(settings.otlp_endpoint)
     with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
