@@ -138,23 +138,23 @@ def exchange_of(seq: int, request: bytes, answer: bytes) -> Exchange:
     )
 
 
-def book_size(path: Path) -> dict[str, float]:
+def book_size(path: Path, windows: int = 2_000, cases: int = 20) -> dict[str, float]:
     """Bytes that windows and cases add to a case book on SQLite."""
     url = f"sqlite:///{path}"
     with open_case_book(url):
         pass
     empty = path.stat().st_size  # closed, so that nothing is in the write-ahead log
     with open_case_book(url) as book:
-        record(book, 0, 2_000)
-    windows = path.stat().st_size
+        record(book, 0, windows)
+    with_windows = path.stat().st_size
     with open_case_book(url) as book:
-        for case in range(20):
-            open_case(book, 2_000 + case, f"{case + 2}")
-    cases = path.stat().st_size
+        for case in range(cases):
+            open_case(book, windows + case, f"{case + 2}")
+    with_cases = path.stat().st_size
     return {
         "case book, empty": empty,
-        "a window": (windows - empty) / 2_000,
-        "a case of 125 questions": (cases - windows) / 20,
+        "a window": (with_windows - empty) / windows,
+        "a case of 125 questions": (with_cases - with_windows) / cases,
     }
 
 
