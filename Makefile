@@ -52,6 +52,7 @@ format: $(READY) ## format the code and sort imports
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 docs: $(READY) ## build the documentation site into build/docs (python -m http.server -d build/docs)
+	@$(BIN)/python -m handbook
 	@$(DOCS) && echo "docs: build/docs/index.html"
 
 bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmarks/
