@@ -12,12 +12,14 @@ ALL_TESTS = $(filter tests,$(TESTS))
 # Real data sets for tests and benchmarks, where a machine has them; without them those tests say why they are skipped.
 FIELDREPAIR_DATA ?= $(abspath $(wildcard ../shared/data))
 export FIELDREPAIR_DATA
+# Material's notice about MkDocs 2 is for people who write themes; a warning here is one about our pages.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 # No usage reports from libraries while we test and measure.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench system-packages clean
+.PHONY: help setup demo test check format bench docs system-packages clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -39,14 +41,19 @@ test: $(READY) system-packages ## run the tests (TESTS=tests/service for a part)
 	@$(PYTEST) $(TESTS) $(if $(ALL_TESTS),--ignore=tests/browser)
 	@$(if $(ALL_TESTS),$(PYTEST) tests/browser)
 
-check: $(READY) ## lint, format, types and import rules
+check: $(READY) ## lint, format, types, import rules and the documentation
 	@echo "== ruff"       && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== pyright"    && $(BIN)/pyright
 	@echo "== import-linter" && $(BIN)/lint-imports
+	@echo "== mkdocs"  && $(DOCS)
 	@echo "check: all good"
 
 format: $(READY) ## format the code and sort imports
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: $(READY) ## build the documentation site into build/docs (python -m http.server -d build/docs)
+	@$(BIN)/python -m handbook
+	@$(DOCS) && echo "docs: build/docs/index.html"
 
 bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmarks/
 	@$(BIN)/python -m benchmarks

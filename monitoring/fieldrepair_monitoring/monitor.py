@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 
 from fieldrepair_monitoring.alert_bodies import plain_body, slack_body
 from fieldrepair_monitoring.alerts import Webhook, deliver
@@ -24,6 +24,7 @@ from fieldrepair_monitoring.watched_version import WatchedVersion
 from fieldrepair_service.case_book import CaseBook
 from fieldrepair_service.errors import FieldRepairError, StoreError
 from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.tracing import NO_TRACING, Tracing, open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Monitor:
         book: the case book.
         metrics: where to count.
         webhook: where to post alerts, if anywhere.
+        tracing: makes spans.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Monitor:
         book: CaseBook,
         metrics: MonitorMetrics,
         webhook: Webhook | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._settings = settings
         self._log = log
         self._book = book
         self._metrics = metrics
         self._webhook = webhook
+        self._tracing = tracing
         self._streams: OrderedDict[StreamKey, Stream] = OrderedDict()
         self._pauses: dict[StreamKey, Backoff] = {}
         self._said: dict[StreamKey, str] = {}
@@ -141,6 +145,7 @@ class Monitor:
                 book=self._book,
                 metrics=self._metrics,
                 settings=self._settings,
+                tracing=self._tracing,
             )
             self._streams[key] = stream
             logger.info("watching models:/%s/%s", *key)
@@ -187,19 +192,20 @@ def run_monitor(settings: MonitorSettings) -> None:
     settings.use_registry()
     if settings.monitor_threads is not None:
         torch.set_num_threads(settings.monitor_threads)
+    tracing = open_tracing("monitor", settings.otlp_endpoint)
     metrics = MonitorMetrics()
     serving = (
         nullcontext()
         if settings.once
         else serve_metrics(metrics, settings.monitor_metrics_host, settings.monitor_metrics_port)
     )
-    with stopped_by_signals("stopping after this window") as stop, serving:
+    with closing(tracing), stopped_by_signals("stopping after this window") as stop, serving:
         stores = open_stores(settings, stop, poll_seconds=settings.poll_seconds, once=settings.once)
         if stores is None:
             return
         log, book = stores
         with book, exported_cases(metrics.registry, book), _webhook(settings) as webhook:
-            monitor = Monitor(settings, log, book, metrics, webhook)
+            monitor = Monitor(settings, log, book, metrics, webhook, tracing)
             explainer = Explainer(settings, log, book, metrics)
             if not settings.once:
                 with explainer.running():

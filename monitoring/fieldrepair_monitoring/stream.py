@@ -7,6 +7,7 @@ import time
 
 from fieldrepair_monitoring.confirmation import Confirmation, Shift, hurts
 from fieldrepair_monitoring.errors import WindowNotJudgedError
+from fieldrepair_monitoring.event_trace import event_span
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.watched_version import Verdict, WatchedVersion
@@ -14,6 +15,7 @@ from fieldrepair_monitoring.windows import FieldWindow, NothingUsable, WindowRea
 from fieldrepair_service.case_book import CaseBook, DriftEvent, NewDriftEvent, WindowRecord
 from fieldrepair_service.errors import EventAlreadyOpen, WindowsOutOfOrder
 from fieldrepair_service.field_log import Cursor, FieldLog
+from fieldrepair_service.tracing import NO_TRACING, TraceSpan, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Stream:
         book: the case book.
         metrics: the monitor's.
         settings: the monitor's.
+        tracing: makes a span for each window and each event.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Stream:
         book: CaseBook,
         metrics: MonitorMetrics,
         settings: MonitorSettings,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._name = model_name
         self._version = model_version
@@ -55,6 +59,7 @@ class Stream:
         self._book = book
         self._metrics = metrics
         self._settings = settings
+        self._tracing = tracing
         self._confirmation = Confirmation(settings.drift_confirmations, settings.drift_confirmation_windows)
         spec = watched.handover.input
         self._reader = WindowReader(
@@ -82,7 +87,10 @@ class Stream:
             if isinstance(found, NothingUsable):
                 self._book.record_windows(self._name, self._version, found.cursor_end, [])
             else:
-                self._judge(found, index)
+                with self._tracing.span(
+                    "judge window", model_name=self._name, model_version=self._version, window=index
+                ) as span:
+                    self._judge(found, index, span)
         except WindowNotJudgedError as error:
             # The model answered these inputs in service, but not here. Waiting would not help: they are passed over.
             logger.error("%s %s: passed over a window: %s", self._name, self._version, error)  # noqa: TRY400
@@ -104,7 +112,7 @@ class Stream:
         self._metrics.window_seconds.observe(time.perf_counter() - began)
         return True
 
-    def _judge(self, found: FieldWindow, index: int) -> None:
+    def _judge(self, found: FieldWindow, index: int, span: TraceSpan) -> None:
         verdict = self._watched.judge(found.inputs)
         window = WindowRecord(
             index=index,
@@ -134,6 +142,7 @@ class Stream:
         ends = event.id if event is not None and self._confirmation.calm(recent) else None
         opened = self._book.record_windows(self._name, self._version, found.cursor_end, [window], opens, ends)
         self._report(window, opened, still_open=event is not None and ends is None)
+        self._trace(window, opened, span)
         newest = max((each.last_timestamp_ms for each in earlier), default=0)
         self._metrics.timestamps(
             self._name,
@@ -146,6 +155,30 @@ class Stream:
         self._metrics.shift_without_harm.labels(self._name, self._version).set(int(without_harm))
         if ends is not None:
             logger.info("%s %s: drift event %d has ended", self._name, self._version, ends)
+
+    def _trace(self, window: WindowRecord, opened: DriftEvent | None, span: TraceSpan) -> None:
+        span.set(
+            field_inputs=window.size,
+            detector=window.detector,
+            drifted=window.drifted,
+            statistic=window.statistic,
+            p_value=window.p_value,
+            estimated_accuracy=window.estimated_accuracy,
+        )
+        if opened is not None:
+            # A trace of its own, which the worker's spans about the case join; linked with the window's.
+            with self._tracing.span(
+                "drift event",
+                root=True,
+                ids=event_span(opened),
+                link=span.ref,
+                event=opened.id,
+                case=opened.case_id,
+                model_name=self._name,
+                model_version=self._version,
+                summary=opened.summary,
+            ):
+                pass
 
     def _cooling(self) -> bool:
         """Whether the last event ended too short a time ago for another one to begin."""

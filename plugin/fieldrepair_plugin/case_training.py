@@ -28,6 +28,7 @@ from fieldrepair_plugin.training import RepairResult
 from fieldrepair_service.case_book import Case, CaseBook, CaseState, Purpose
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,11 @@ class Trainer:
         book: the case book.
         log: the field log.
         settings: the worker's.
+        tracing: makes a span each for training, judging and registering.
     """
 
-    def __init__(self, book: CaseBook, log: FieldLog, settings: WorkerSettings) -> None:
+    def __init__(self, book: CaseBook, log: FieldLog, settings: WorkerSettings, tracing: Tracing = NO_TRACING) -> None:
+        self._tracing = tracing
         self._book = book
         self._log = log
         self._settings = settings
@@ -110,7 +113,7 @@ class Trainer:
             repairable = RepairableModel(
                 task.champion, task.handover.input, task.handover.embedding_layer, task.handover.output
             )
-            with progress.also(run.log_epoch):
+            with progress.also(run.log_epoch), self._tracing.span("train", run_id=run.run_id):
                 result = strategy_named(task.selection.strategy).train(
                     repairable,
                     training_set(task.handover),
@@ -123,14 +126,16 @@ class Trainer:
                 )
             run.log_missing_epochs(result)
             repaired = result.module
-            field, reference = self._predict(task, repaired)
-            verdict = judge(
-                field,
-                reference,
-                task.handover.class_names,
-                margin=self._settings.margin,
-                alpha=self._settings.alpha,
-            )
+            with self._tracing.span("judge") as span:
+                field, reference = self._predict(task, repaired)
+                verdict = judge(
+                    field,
+                    reference,
+                    task.handover.class_names,
+                    margin=self._settings.margin,
+                    alpha=self._settings.alpha,
+                )
+                span.set(accepted=verdict.accepted, reasons=verdict.reasons)
             self._book.update_case(
                 case.id, acceptance={**_verdict_json(verdict, task), "answers": _answers(field, task)}
             )
@@ -217,7 +222,10 @@ class Trainer:
             seed=task.plan.seed,
         )
         logger.info("case %d: accepted (run %s)", case.id, run.run_id)
-        return self._accept(case, register_candidate(candidate))
+        with self._tracing.span("register") as span:
+            version = register_candidate(candidate)
+            span.set(candidate_version=version)
+        return self._accept(case, version)
 
     def _accept(self, case: Case, version: str) -> Case:
         set_candidate(case.model_name, version)

@@ -33,6 +33,7 @@ from fieldrepair_plugin.shadow_stage import SHADOW, ShadowPlan, ShadowStage
 from fieldrepair_plugin.sidecar_control import SidecarControl
 from fieldrepair_plugin.status import StatusBoard
 from fieldrepair_service.errors import StoreError
+from fieldrepair_service.tracing import check_tracing
 
 SIDECAR, MONITOR, WORKER = "sidecar", "monitor", "worker"
 PARTS = (REGISTRY, MODEL_SERVER, SIDECAR, MONITOR, WORKER, SHADOW)
@@ -93,6 +94,7 @@ class Supervisor:
         self._settings = settings
         self._state_dir = settings.state_dir.absolute()
         self._target = parse_model_uri(settings.model)
+        check_tracing(settings.otlp_endpoint)
         self._tracking_uri = settings.use_registry()
         self._token = settings.resolve_control_token()
         # A free port is picked here and kept, so that a restarted sidecar comes back where its clients look for it.
@@ -281,6 +283,8 @@ class Supervisor:
             "FIELDREPAIR_TRACKING_URI": self._tracking_uri,
             "MLFLOW_TRACKING_URI": self._tracking_uri,
         }
+        if settings.otlp_endpoint is not None:
+            stores["FIELDREPAIR_OTLP_ENDPOINT"] = settings.otlp_endpoint
 
         ports = {
             "FIELDREPAIR_TRAFFIC_HOST": settings.traffic_host,

@@ -18,11 +18,12 @@ import threading
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from fieldrepair_monitoring.backoff import Backoff
 from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError
+from fieldrepair_monitoring.event_trace import event_span
 from fieldrepair_monitoring.lifecycle import open_stores, stopped_by_signals
 from fieldrepair_monitoring.registry import model_version
 from fieldrepair_plugin.case_lease import CaseLease
@@ -35,6 +36,7 @@ from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState
 from fieldrepair_service.errors import Conflict, FieldRepairError, RowsNotFound, StoreError
 from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.tracing import NO_TRACING, TraceSpan, Tracing, open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +55,18 @@ class Worker:
         log: the field log.
         worker_id: names this worker in its leases; the same after a restart, so that it finds its own cases free.
         stop: set when the work is to end; training then stops after the step at hand.
+        tracing: makes a span for each step of a case, in the trace of its drift event.
     """
 
     def __init__(
-        self, settings: WorkerSettings, book: CaseBook, log: FieldLog, *, worker_id: str, stop: threading.Event
+        self,
+        settings: WorkerSettings,
+        book: CaseBook,
+        log: FieldLog,
+        *,
+        worker_id: str,
+        stop: threading.Event,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._settings = settings
         self._book = book
@@ -64,7 +74,8 @@ class Worker:
         self._worker_id = worker_id
         self._stop = stop
         self._planner = Planner(book, log, settings)
-        self._trainer = Trainer(book, log, settings)
+        self._tracing = tracing
+        self._trainer = Trainer(book, log, settings, tracing)
         self._looked_at: dict[int, float] = {}
         self._truth_seen: dict[int, tuple[int, int]] = {}
 
@@ -138,7 +149,10 @@ class Worker:
         try:
             if case.state is CaseState.ANNOTATING and case.planned_ms is None:
                 logger.info("case %d: choosing what to label", case.id)
-                return self._planner.plan(case, progress) is not None
+                with self._span("plan case", case) as span:
+                    planned = self._planner.plan(case, progress)
+                    span.set(budget=None if planned is None else planned.budget)
+                return planned is not None
             if case.state is CaseState.ANNOTATING:
                 case = self._book.transition(
                     case.id, CaseState.TRAINING, "all labels are in", actor="worker", note="training"
@@ -146,7 +160,9 @@ class Worker:
                 progress = progress.of(case)
             if case.state is CaseState.TRAINING:
                 logger.info("case %d: training", case.id)
-                ended = self._trainer.work(case, progress)
+                with self._span("repair case", case) as span:
+                    ended = self._trainer.work(case, progress)
+                    span.set(state=str(ended.state), reason=ended.reason, candidate_version=ended.candidate_version)
                 logger.info("case %d: %s: %s", case.id, ended.state, ended.reason)
                 return True
         except ModelVersionMissingError as error:
@@ -163,6 +179,17 @@ class Worker:
             logger.exception("case %d: unexpected error", case.id)
             return self._failed(case, error)
         return False
+
+    def _span(self, name: str, case: Case) -> AbstractContextManager[TraceSpan]:
+        return self._tracing.span(
+            name,
+            parent=event_span(self._book.event(case.event_id)),
+            case=case.id,
+            event=case.event_id,
+            attempt=case.attempt,
+            model_name=case.model_name,
+            model_version=case.model_version,
+        )
 
     def _failed(self, case: Case, error: Exception) -> bool:
         """Count a failure that waiting does not mend; after some, the case is rejected with the last one."""
@@ -220,7 +247,9 @@ def run_worker(settings: WorkerSettings) -> None:
     if settings.repair_threads is not None:
         torch.set_num_threads(settings.repair_threads)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
+    tracing = open_tracing("worker", settings.otlp_endpoint)
     with (
+        closing(tracing),
         only_worker(settings.state_dir) as worker_id,
         stopped_by_signals("stopping; what is trained so far is kept") as stop,
     ):
@@ -229,7 +258,7 @@ def run_worker(settings: WorkerSettings) -> None:
             return
         log, book = stores
         with book:
-            worker = Worker(settings, book, log, worker_id=worker_id, stop=stop)
+            worker = Worker(settings, book, log, worker_id=worker_id, stop=stop, tracing=tracing)
             logger.info("%s works the cases of %s", worker_id, book.url)
             if not settings.worker_once:
                 worker.run()

@@ -395,8 +395,12 @@ class Forwarding:
         self._proxy.stats.observe(_CLIENT_GONE, perf_counter() - self._started, None)
         if not settling:
             self._drop(CLIENT_DISCONNECTED)
+<<<<<<< HEAD
         self._status = _CLIENT_GONE
         self._end(close=True)
+=======
+        self._end(close=True, status=_CLIENT_GONE)
+>>>>>>> docs
 
     def on_deadline(self) -> None:
         """Time is over: the client's to send its request, or the model server's to answer it."""
@@ -435,10 +439,10 @@ class Forwarding:
         self._drop(reason)
         self._flush()
         if self._has_length or self._rechunk:
-            self._end(close=True)
+            self._end(close=True, status=0)
         else:
             self._client.abort()  # here a proper end would look like the end of the answer
-            self._end(close=True)
+            self._end(close=True, status=0)
 
     def _say(self, status: int, error: str, told: str, dropped: str, *, close: bool = False) -> None:
         """Answer in our own name."""
@@ -450,7 +454,7 @@ class Forwarding:
         self._proxy.log.say(error, request_id, method=method, path=self._path(), status=status, detail=told)
         self._proxy.stats.observe(status, perf_counter() - self._started, None)
         self._drop(dropped)
-        self._end(close=close)
+        self._end(close=close, status=status)
 
     def _abandon(self) -> None:
         """Stop whatever is under way to the model server."""
@@ -461,11 +465,15 @@ class Forwarding:
         if connecting is not None and connecting is not asyncio.current_task():
             connecting.cancel()
 
-    def _end(self, *, close: bool) -> None:
+    def _end(self, *, close: bool, status: int | None = None) -> None:
         if self._over:
             return
         self._over = True
         upstream = self._upstream
+        if (traces := self._proxy.traces) is not None:
+            traces.leave(
+                self._head, self._status if status is None else status, self._started, self._protocol, upstream
+            )
         if upstream is not None:
             self._proxy.upstreams.release(upstream, self._status, self._asked_at)
         self._release_client()

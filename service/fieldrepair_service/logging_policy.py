@@ -17,7 +17,7 @@ from fieldrepair_service.routes import protocol_of
 TRACEPARENT = b"traceparent"
 _LONGEST_HEADER = 1_000
 # Version, trace, parent, flags; later versions may append fields (W3C Trace Context, section 3.2).
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,15 @@ class LoggingPolicy:
 
 def trace_id_of(traceparent: bytes) -> str:
     """The trace id in a ``traceparent`` header; empty if it is not what W3C Trace Context says it is."""
+    return read_traceparent(traceparent)[0]
+
+
+def read_traceparent(traceparent: bytes) -> tuple[str, str, bool]:
+    """(trace id, span id of the sender, whether it is sampled); empty ids if it is not what the standard says."""
     match = _TRACEPARENT.fullmatch(traceparent.strip())
-    return "" if match is None else match[1].decode("ascii")
+    if match is None:
+        return "", "", False
+    return match[1].decode("ascii"), match[2].decode("ascii"), bool(int(match[3], 16) & 1)
 
 
 def header_names(names: Sequence[str]) -> frozenset[bytes]:

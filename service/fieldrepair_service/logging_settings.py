@@ -154,4 +154,5 @@ class LoggingSettings(StoreSettings):
             f"--vacuum-hours={self.vacuum_hours}",
             f"--grace={self.ship_seconds}",
             f"--log-format={self.log_format}",
+            *([] if self.otlp_endpoint is None else [f"--otlp-endpoint={self.otlp_endpoint}"]),
         ]

@@ -68,6 +68,12 @@ class _Traffic(Collector):
                 "Lines about single requests that were not written, because there were too many of their kind.",
                 stats.request_log.suppressed,
             )
+        if stats.spans_dropped is not None:
+            yield _counter(
+                "spans_dropped",
+                "Requests whose span could not be handed to the shipper in time.",
+                stats.spans_dropped(),
+            )
         yield _histogram("request_seconds", "From a request's arrival to the end of its answer.", stats.request_seconds)
         yield _histogram("upstream_seconds", "The model server's share of that.", stats.upstream_seconds)
         yield _histogram("overhead_seconds", "The sidecar's share of that.", stats.overhead_seconds)

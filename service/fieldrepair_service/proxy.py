@@ -18,6 +18,7 @@ from fieldrepair_service.http_message import own_answer
 from fieldrepair_service.logging_policy import LoggingPolicy
 from fieldrepair_service.request_head import Refusal, RequestHead
 from fieldrepair_service.request_log import RequestLog, request_id_of
+from fieldrepair_service.request_trace import RequestTraces
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import Upstreams
 
@@ -38,6 +39,7 @@ class Proxy:
         *,
         policy: LoggingPolicy = LoggingPolicy(),  # noqa: B008 - it is frozen
         limits: TrafficLimits = TrafficLimits(),  # noqa: B008 - so is this
+        traces: RequestTraces | None = None,
     ) -> None:
         """Nothing is started here.
 
@@ -47,12 +49,14 @@ class Proxy:
             stats: counts.
             policy: what is to be logged.
             limits: what one client may take.
+            traces: traces requests; None does not.
         """
         self.upstreams = upstreams
         self.capture = capture
         self.stats = stats
         self.policy = policy
         self.limits = limits
+        self.traces = traces
         self.log = RequestLog()
         stats.request_log = self.log
         self.connections: set[ClientConnection] = set()
@@ -78,6 +82,8 @@ class Proxy:
 
     def begin(self, client: ClientConnection, head: RequestHead) -> Serving:
         """Forward a request."""
+        if self.traces is not None:
+            self.traces.enter(head)
         return Forwarding(self, client, head)
 
     def begin_known(self, client: ClientConnection, known: KnownRequest, data: bytes, body_at: int) -> Serving | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httptools
 
 from fieldrepair_service.http_message import HOP_BY_HOP, RawHeaders, named_by_connection
+
+if TYPE_CHECKING:
+    from fieldrepair_service.request_trace import RequestTrace
 
 _LOOKED_AT = HOP_BY_HOP | {b"content-length", b"content-type", b"host"}
 
@@ -49,6 +53,8 @@ class RequestHead:
     """Whether the client understands chunked coding."""
     keep_alive: bool
     """Whether the client may send another request on this connection."""
+    trace: RequestTrace | None = None
+    """The span it is, if it is traced."""
 
 
 def read_head(method: bytes, url: bytes, headers: RawHeaders, *, http11: bool, keep_alive: bool) -> RequestHead:

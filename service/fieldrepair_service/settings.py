@@ -35,6 +35,10 @@ class StoreSettings(BaseSettings):
     case_book: str | None = None
     """SQLAlchemy URL of the case book. Default: SQLite at <state-dir>/case_book.db."""
 
+    otlp_endpoint: str | None = None
+    """Where to send traces by OTLP over HTTP, say http://127.0.0.1:4318; needs the extra [tracing]. Default: what
+    OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), and no traces without those."""
+
     control_token: SecretStr | None = Field(default=None, min_length=16)
     """Bearer token of the control port. Default: generated once into <state-dir>/control-token (mode 0600)."""
 

@@ -20,6 +20,7 @@ from fieldrepair_service.lean import keep_pandas_out
 from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.shipper_process import SPOOL_DAMAGED_EXIT
 from fieldrepair_service.spool import Spool, is_damage
+from fieldrepair_service.tracing import OpenTelemetry, Tracing, open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent_gone = threading.Event()
-    threading.Thread(target=_watch_parent, args=(parent_gone,), daemon=True).start()
+    tracing = open_tracing(given.part, given.otlp_endpoint)
+    threading.Thread(target=_watch_parent, args=(parent_gone, tracing), daemon=True).start()
     keep_pandas_out()
     from fieldrepair_service.field_log_maintenance import Upkeep
     from fieldrepair_service.shipping import ShippingOptions, ship_until  # brings pyarrow, so not before that
@@ -48,21 +50,34 @@ def main(arguments: list[str] | None = None) -> int:
     with given.spool.with_name(given.spool.name + ".shipper-lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a shipper that outlived its parent by a moment may still be at work
-            ship_until(parent_gone, Spool.attach(given.spool), options, careful=given.careful)
+            ship_until(parent_gone, Spool.attach(given.spool), options, careful=given.careful, tracing=tracing)
         except sqlite3.Error as error:
             logger.error("the spool %s cannot be used: %s", given.spool, error)  # noqa: TRY400 - explained
             return SPOOL_DAMAGED_EXIT if is_damage(error) else 1
         except SpoolError as error:
             logger.error("%s", error)  # noqa: TRY400 - explained
             return SPOOL_DAMAGED_EXIT
+        finally:
+            tracing.close()
     return 0
 
 
-def _watch_parent(gone: threading.Event) -> None:
+def _watch_parent(gone: threading.Event, tracing: Tracing) -> None:
+    """Wait for the parent's end. What it says until then is about requests that have a span."""
     # Not through sys.stdin: its lock, held by a thread that waits, would make the interpreter's end a crash.
-    while os.read(0, 1024):
-        pass
+    rest = b""
+    while piece := os.read(0, 1 << 16):
+        if isinstance(tracing, OpenTelemetry):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in filter(None, lines):
+                _make_spans(line, tracing)
     gone.set()
+
+
+def _make_spans(line: bytes, tracing: OpenTelemetry) -> None:
+    from fieldrepair_service.request_spans import make_spans  # brings OpenTelemetry, which is not always installed
+
+    make_spans(line, tracing)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -76,6 +91,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vacuum-hours", type=int, default=24)
     parser.add_argument("--grace", type=float, default=5.0)
     parser.add_argument("--careful", action="store_true")
+    parser.add_argument("--part", default="sidecar", help="whose traces these are")
+    parser.add_argument("--otlp-endpoint")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
     return parser.parse_args(arguments)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ SPOOL_DAMAGED_EXIT = 3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _STEADY_SECONDS = 60.0
+_SEND_SECONDS = 1.0
 
 
 class ShipperProcess:
@@ -48,6 +51,14 @@ class ShipperProcess:
         """Process id of the running shipper."""
         child = self._child
         return None if child is None or child.poll() is not None else child.pid
+
+    def send(self, line: bytes) -> bool:
+        """Give it a line on its standard input; False if it is not running or does not read it in time."""
+        with self._lock:
+            child = self._child
+            if child is None or child.poll() is not None or child.stdin is None or child.stdin.closed:
+                return False
+            return _write(child.stdin.fileno(), line)
 
     def restart(self) -> None:
         """Stop it where it is; a new one takes its place. What it was doing is done again, once."""
@@ -98,5 +109,22 @@ class ShipperProcess:
             if self._stopping.is_set():
                 return None
             self._child = subprocess.Popen([*command, "--careful"] if careful else command, stdin=subprocess.PIPE)
+            if self._child.stdin is not None:
+                os.set_blocking(self._child.stdin.fileno(), False)
             self._starts += 1
             return self._child
+
+
+def _write(descriptor: int, line: bytes) -> bool:
+    # An empty line before each, so that one that was cut short spoils no other.
+    left = memoryview(b"\n" + line)
+    end = time.monotonic() + _SEND_SECONDS
+    try:
+        while left:
+            _, ready, _ = select.select([], [descriptor], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                return False
+            left = left[os.write(descriptor, left) :]
+    except OSError:
+        return False
+    return True

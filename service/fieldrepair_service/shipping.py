@@ -20,6 +20,7 @@ from fieldrepair_service.protocols import DECODERS
 from fieldrepair_service.redaction import decode_redacted
 from fieldrepair_service.rows import to_rows
 from fieldrepair_service.spool import Spool, Spooled
+from fieldrepair_service.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,16 @@ _LOOK_SECONDS = 0.1
 _LONGEST_PAUSE = 30.0
 _SUSPECT = "suspect"  # "SEQ TIMES": the exchange that a careful shipper is decoding, and how often one has begun to
 _MOST_ATTEMPTS = 2
+_MOST_TRACES = 100
 
 
 class Shipper:
     """Moves exchanges from one spool to one field log, each exactly once."""
 
-    def __init__(self, spool: Spool, log: FieldLog) -> None:
+    def __init__(self, spool: Spool, log: FieldLog, tracing: Tracing = NO_TRACING) -> None:
         self._spool = spool
         self._log = log
+        self._tracing = tracing
         self._warned: Counter[str] = Counter()
         self._flushes = FlushStats.of(spool)
 
@@ -55,6 +58,17 @@ class Shipper:
         batch = self._spool.read(-1, limit=limit, max_bytes=_BATCH_BYTES)
         if not batch:
             return 0
+        with self._tracing.span("ship exchanges", exchanges=len(batch), trace_ids=_trace_ids(batch)) as span:
+            rows = self._ship(batch, careful=careful)
+            span.set(rows=rows, field_log_version=self._log.version)
+        if rows:
+            self._flushes.seconds.add(time.perf_counter() - began)
+            self._flushes.table_version = self._log.version
+            self._flushes.keep(self._spool)
+        return len(batch)
+
+    def _ship(self, batch: list[Spooled], *, careful: bool) -> int:
+        """Decode, append, settle; how many rows that were."""
         suspect = (self._spool.noted(_SUSPECT) or "") if careful else ""
         tables: list[pa.Table] = []
         counts: Counter[str] = Counter()
@@ -70,17 +84,13 @@ class Shipper:
         if careful:
             self._spool.note(_SUSPECT, None)
         last = batch[-1].seq
-        if tables:
-            rows = pa.concat_tables(tables)
+        rows = pa.concat_tables(tables) if tables else None
+        if rows is not None:
             self._log.append(rows, writer=self._spool.writer, last_seq=last)
         # A crash right here is the reason for (writer, last_seq): the next shipper comes by again, appends nothing,
         # and counts what it would have counted, because decoding the same bytes gives the same rows.
         self._spool.settle(last, counts, rejected)
-        if tables:
-            self._flushes.seconds.add(time.perf_counter() - began)
-            self._flushes.table_version = self._log.version
-            self._flushes.keep(self._spool)
-        return len(batch)
+        return 0 if rows is None else rows.num_rows
 
     def _look_out(self, item: Spooled, suspect: str) -> Spooled:
         """Note what is decoded next; what was noted twice before and is still here has killed this process twice."""
@@ -126,6 +136,12 @@ class Shipper:
             logger.warning("exchange not logged (%s, %d so far): %s", error.reason, times, error)
 
 
+def _trace_ids(batch: list[Spooled]) -> list[str]:
+    """Traces that the requests of a batch belong to, the first hundred."""
+    found = {each.exchange.trace_id: None for each in batch if each.exchange is not None and each.exchange.trace_id}
+    return list(found)[:_MOST_TRACES]
+
+
 @dataclass(frozen=True)
 class ShippingOptions:
     """When to ship, and how much at once."""
@@ -137,7 +153,14 @@ class ShippingOptions:
     grace: float = 5.0
 
 
-def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *, careful: bool = False) -> None:
+def ship_until(
+    ended: threading.Event,
+    spool: Spool,
+    options: ShippingOptions,
+    *,
+    careful: bool = False,
+    tracing: Tracing = NO_TRACING,
+) -> None:
     """Ship what comes in until ``ended`` is set, and then for ``grace`` seconds what is still there.
 
     Raises:
@@ -161,7 +184,7 @@ def ship_until(ended: threading.Event, spool: Spool, options: ShippingOptions, *
             try:
                 if log is None or shipper is None:
                     log = FieldLog.open(options.field_log)
-                    shipper = Shipper(spool, log)
+                    shipper = Shipper(spool, log, tracing)
                     maintenance = Maintenance(log, options.upkeep, spool.writer)
                 shipper.ship(options.flush_exchanges, careful=careful)
             except StoreError as error:

@@ -23,11 +23,13 @@ from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.redactor_process import RedactorProcess, check_redactor
+from fieldrepair_service.request_trace import RequestTraces
 from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.sidecar_settings import SidecarSettings
 from fieldrepair_service.tls import client_context, server_context
+from fieldrepair_service.tracing import open_sampler
 from fieldrepair_service.traffic_server import TrafficServer
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams, normalise_upstream
@@ -78,6 +80,7 @@ class _Sidecar:
             tls=client_context(settings.upstream_ca_file),
             on_switch=self._last_upstream.keep if settings.upstream is None else None,
         )
+        self._sampler = open_sampler(settings.otlp_endpoint)
         self._draining = False
         self._shipper: ShipperProcess | None = None
 
@@ -112,12 +115,14 @@ class _Sidecar:
             control,
             self._control_tls,
         )
+        traces = self._traces(self._shipper)
         proxy = Proxy(
             self._upstreams,
             capture,
             self._stats,
             policy=settings.policy(),
             limits=settings.traffic_limits(),
+            traces=traces,
         )
         try:
             self._announce(traffic, control)
@@ -127,6 +132,8 @@ class _Sidecar:
             await asyncio.to_thread(capture.close)
             if redactor is not None:
                 redactor.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
             await asyncio.to_thread(self._shipper.stop, settings.ship_seconds + 1)
             control_server.stop()  # last, so that the numbers can be read to the end
             logger.info("stopped")
@@ -145,6 +152,13 @@ class _Sidecar:
         gc.collect()
         gc.freeze()
         await server.serve(traffic)
+
+    def _traces(self, shipper: ShipperProcess) -> RequestTraces | None:
+        if self._sampler is None:
+            return None
+        traces = RequestTraces(self._sampler, shipper.send, discreet=self._settings.redactor is not None)
+        self._stats.spans_dropped = lambda: traces.dropped
+        return traces
 
     def _restart_shipper(self) -> None:
         if self._shipper is not None:

@@ -6,6 +6,7 @@ Prometheus' own histograms take a lock for every number; here an observation is 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TrafficStats:
         self.connections = 0  # open now
         self.broken_answers = 0
         self.request_log: RequestLog | None = None
+        self.spans_dropped: Callable[[], int] | None = None  # None where requests are not traced
         self.undecoded = 0  # requests that speak none of the protocols that are decoded; forwarded, never logged
         self.request_seconds = Histogram()
         self.upstream_seconds = Histogram()

@@ -30,6 +30,7 @@ from fieldrepair_service.roles import Role
 from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.tls import server_context
+from fieldrepair_service.tracing import check_tracing
 from fieldrepair_service.traffic_stats import TrafficStats
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
 
@@ -50,6 +51,7 @@ def run_mirror(settings: MirrorSettings) -> None:
     configure_logging(settings.log_format, "mirror")
     if settings.redactor is not None:
         check_redactor(settings.redactor)
+    check_tracing(settings.otlp_endpoint)
     with sole_user_of(settings.state_dir):
         try:
             tokens = settings.resolve_tokens()
@@ -83,7 +85,9 @@ class _Mirror:
             on_new_spool=self._restart_shipper,
             prepare=None if redactor is None else redactor.redact,
         )
-        self._shipper = ShipperProcess(settings.shipper_options(self._spool), on_damaged_spool=capture.check_spool)
+        self._shipper = ShipperProcess(
+            [*settings.shipper_options(self._spool), "--part=mirror"], on_damaged_spool=capture.check_spool
+        )
         pairing = Pairing(
             seconds=settings.pair_seconds, most_events=settings.pair_events, most_bytes=settings.pair_bytes
         )
