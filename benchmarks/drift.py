@@ -23,24 +23,25 @@ from benchmarks.drift_case import DriftCase, load_drift_case
 from benchmarks.drift_cost import soak, speed
 from benchmarks.drift_others import OTHERS, Other
 from benchmarks.drift_record import Decisions, Record, Severity, make_record, table
-from benchmarks.drift_streams import WINDOW, DriftStream, no_drift, ramp, shifted
+from benchmarks.drift_streams import WINDOW, DriftStream, after_calm, no_drift, ramp, shifted
 from fieldrepair_monitoring.detectors import Detector, DetectorOptions, DriftScore, make_detector
 from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
 from fieldrepair_monitoring.detectors.combination import combine
+from fieldrepair_monitoring.detectors.trend import TrendDetector
 from fieldrepair_monitoring.features import Features
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.severity import AccuracyEstimator
 
 Scores = dict[str, list[DriftScore]]
 
-IMAGES = "mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
-TABLES = "tabular,mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
-SLOW = {"context_mmd", "online_mmd"}
-"""Milliseconds to tens of them per window: these get ``--slow-windows``."""
+IMAGES = "trend,mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
+TABLES = "trend,tabular,mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
 OURS = "fieldrepair"
 """Our default detectors, where they are compared with others."""
 SPLITS = 5
 ESTIMATED_WINDOWS = 50
+EARLIER_WINDOWS = 19
+"""Unchanged ones that a detector with a memory has seen before the one that is compared."""
 
 
 def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> list[Record]:
@@ -57,31 +58,31 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
     estimators: list[AccuracyEstimator] = []
     for split in range(SPLITS):
         reference, traffic = case.split(split, settings.drift_reference_size)
-        # The slow ones take most of a minute to fit: one reference, and fewer windows.
-        chosen = names if split == 0 else [name for name in names if name not in SLOW]
-        fitted = _fit(chosen, reference.features, options, console if split == 0 else None)
+        fitted = _fit(names, reference.features, options, console if split == 0 else None)
         stream = no_drift(traffic, options.windows // SPLITS, split)
         lots.append(stream)
-        scores, seconds = _score(fitted, stream, slow=options.slow_windows)
+        scores, seconds = _score(fitted, stream)
         decided = _decide(scores, [words for words in sets if set(words) <= set(fitted)], options)
         for name, drifted in decided.items():
             _add(calm, name, drifted, seconds.get(name, 0.0))
         estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
-        for moving in (shifted(case), ramp(case, traffic, split)) if split == 0 else (ramp(case, traffic, split),):
+        ramped = ramp(case, traffic, split)
+        ramps = (ramped, after_calm(ramped, traffic, split))
+        for moving in (shifted(case), *ramps) if split == 0 else ramps:
             # A ramp is one draw: five of them, each with its own reference, show how much the delay varies.
-            stream_name = moving.name if split == 0 else f"{moving.name}_{split}"
+            named = replace(moving, name=moving.name if split == 0 else f"{moving.name}_{split}")
             severity = _severity(estimator, moving)
             moved, took = _score(fitted, moving)
             decided = _decide(moved, [words for words in sets if set(words) <= set(fitted)], options)
             for name, drifted in decided.items():
                 decisions = Decisions([drifted], took.get(name, 0.0))
-                named = replace(moving, name=stream_name)
                 records.append(make_record(case, name, named, decisions, severity, options.p_value))
             if compares:
-                again = replace(moving, name=f"{stream_name}_compared")
+                again = replace(named, name=f"{named.name}_compared")
                 ours = Decisions([decided["+".join(default)]], 0.0)
                 records.append(make_record(case, OURS, again, ours, severity, options.p_value))
-                for other in OTHERS:
+                # The others remember nothing, so calm windows before a ramp change nothing for them.
+                for other in OTHERS if moving.calm == 0 else ():
                     drifted, took_them = _others(other(reference.features), again, split, until_confirmed=True)
                     theirs = Decisions([drifted], took_them)
                     records.append(make_record(case, other.name, again, theirs, severity, None))
@@ -109,14 +110,15 @@ def _compare_calm(
     streams: list[DriftStream] = []
     for split in range(options.compare):
         reference, traffic = case.split(split, MonitorSettings().drift_reference_size)
-        size = min(WINDOW, len(traffic))
-        stream = DriftStream("no_drift_fresh_reference", False, traffic, np.arange(size)[None])
-        streams.append(stream)
+        stream = replace(no_drift(traffic, EARLIER_WINDOWS + 1, split), name="no_drift_fresh_reference")
+        last = replace(stream, windows=stream.windows[-1:])
+        streams.append(last)
         fitted = _fit(default, reference.features, options, None)
         scores, seconds = _score(fitted, stream)
-        _add(compared, OURS, _decide(scores, [tuple(default)], options)["+".join(default)], sum(seconds.values()))
+        drifted = _decide(scores, [tuple(default)], options)["+".join(default)]
+        _add(compared, OURS, drifted[-1:], sum(seconds.values()))
         for other in OTHERS:
-            _add(compared, other.name, *_others(other(reference.features), stream, split, until_confirmed=False))
+            _add(compared, other.name, *_others(other(reference.features), last, split, until_confirmed=False))
     return [
         make_record(case, name, streams[0], decisions, severity, options.p_value if name == OURS else None)
         for name, decisions in compared.items()
@@ -165,16 +167,16 @@ def _fit(
     return fitted
 
 
-def _score(
-    fitted: Mapping[str, Detector], stream: DriftStream, slow: int | None = None
-) -> tuple[Scores, dict[str, float]]:
+def _score(fitted: Mapping[str, Detector], stream: DriftStream) -> tuple[Scores, dict[str, float]]:
     scores: Scores = {}
     seconds: dict[str, float] = {}
     for name, detector in fitted.items():
-        windows = stream.windows[:slow] if name in SLOW else stream.windows
+        windows = stream.windows
         began = time.perf_counter()
         if isinstance(detector, CalibratedDetector):
             scores[name] = detector.score_many(stream.pool.features, windows)
+        elif isinstance(detector, TrendDetector):
+            scores[name] = detector.score_stream(stream.pool.features, windows)
         else:
             scores[name] = [detector.score(stream.pool.features.take(window)) for window in windows]
         seconds[name] = time.perf_counter() - began
@@ -220,7 +222,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--detectors", help=f"comma-separated; default for images: {IMAGES}")
     parser.add_argument("--together", default="frouros_mmd+frouros_ks,tabular+mmd", help="sets as one decision")
     parser.add_argument("--windows", type=int, default=10_000, help="of unchanged traffic")
-    parser.add_argument("--slow-windows", type=int, default=1000, help=f"the same for {', '.join(sorted(SLOW))}")
     parser.add_argument("--p-value", type=float, default=0.005, help="configured false alarms per window")
     parser.add_argument("--calibration-windows", type=int, default=2000)
     parser.add_argument("--compare", type=int, default=200, help="unchanged windows for the comparison; 0: none")

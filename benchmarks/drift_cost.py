@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.drift_case import DriftCase
-from fieldrepair_monitoring.detectors import DetectorOptions, make_detector
+from fieldrepair_monitoring.detectors import DetectorOptions, RemembersWindows, make_detector
 from fieldrepair_monitoring.features import Features
 from fieldrepair_monitoring.settings import MonitorSettings
 
@@ -26,11 +26,16 @@ def soak(case: DriftCase, windows: int, console: Console) -> dict[str, object]:
         detector.fit(reference.features)
     generator = np.random.default_rng(0)
     resident: list[int] = []
+    memories = dict.fromkeys(fitted, "")
     began = time.perf_counter()
     for at in range(windows):
         window = traffic.features.take(generator.integers(len(traffic), size=settings.window_size))
-        for detector in fitted.values():
-            detector.score(window)
+        for name, detector in fitted.items():
+            if isinstance(detector, RemembersWindows):
+                score = detector.score_after(window, memories[name])
+                memories[name] = detector.remember(window, memories[name], calm=not score.drifted)
+            else:
+                detector.score(window)
         if at % (windows // 10) == windows // 10 - 1:
             resident.append(_resident())
             console.print(f"  {at + 1} windows: {resident[-1] / 2**20:.0f} MiB")

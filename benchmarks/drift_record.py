@@ -25,6 +25,8 @@ class Record:
     windows: int
     window_size: int
     alarms: int
+    alarms_while_calm: int
+    """Before the shift; of unchanged traffic, all."""
     alarm_rate_upper: float
     """95 % upper bound of the alarm rate (Clopper-Pearson, one-sided)."""
     configured_rate: float | None
@@ -101,8 +103,10 @@ def make_record(
     windows = sum(map(len, decisions.drifted))
     alarms = sum(int(lot.sum()) for lot in decisions.drifted)
     confirmed = [decisions.confirmed(lot) for lot in range(len(decisions.drifted))]
-    first = int(decisions.drifted[0].argmax()) if stream.shifted and alarms else None
-    sure = confirmed[0][0] if stream.shifted and confirmed[0] else None
+    first = sure = None
+    if stream.shifted:
+        first = next((int(at) for at in np.flatnonzero(decisions.drifted[0]) if at >= stream.calm), None)
+        sure = next((at for at in confirmed[0] if at >= stream.calm), None)
     return Record(
         case=case.name,
         detector=name,
@@ -111,11 +115,12 @@ def make_record(
         windows=windows,
         window_size=stream.windows.shape[1],
         alarms=alarms,
+        alarms_while_calm=alarms if not stream.shifted else int(decisions.drifted[0][: stream.calm].sum()),
         alarm_rate_upper=upper_bound(alarms, windows),
         configured_rate=configured,
         confirmed_alarms=sum(map(len, confirmed)),
-        delay_windows=None if first is None else first + 1,
-        confirmed_delay_windows=None if sure is None else sure + 1,
+        delay_windows=None if first is None else first + 1 - stream.calm,
+        confirmed_delay_windows=None if sure is None else sure + 1 - stream.calm,
         loss_at_alarm=None if first is None or stream.loss is None else float(stream.loss[first]),
         loss_at_confirmation=None if sure is None or stream.loss is None else float(stream.loss[sure]),
         milliseconds_per_window=1000 * decisions.seconds / windows,

@@ -14,6 +14,8 @@ Windows = npt.NDArray[np.int64]
 
 WINDOW = 500
 RAMP_WINDOWS = 40
+CALM_WINDOWS = 20
+"""Before a ramp that does not begin with the first window ever seen; as many as `fieldrepair backtest` has."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class DriftStream:
     """``(b, m)`` indices into the pool."""
     loss: npt.NDArray[np.float64] | None = None
     """``(b,)`` for a ramp: the share of its final loss that the accuracy has lost in each window."""
+    calm: int = 0
+    """So many of the first windows are unchanged traffic; delays count from there."""
 
 
 def no_drift(traffic: Labelled, count: int, seed: int) -> DriftStream:
@@ -65,3 +69,19 @@ def ramp(case: DriftCase, traffic: Labelled, seed: int) -> DriftStream:
         generator.shuffle(windows[-1])
     # In expectation, the accuracy falls in proportion to the share.
     return DriftStream("ramp", True, pool, np.stack(windows), loss=shares)
+
+
+def after_calm(stream: DriftStream, traffic: Labelled, seed: int) -> DriftStream:
+    """The same ramp after some windows of unchanged traffic, as a monitor sees it that has run for a while.
+
+    Args:
+        stream: from :func:`ramp`.
+        traffic: that it was made with; the first part of its pool.
+        seed: of the windows before.
+    """
+    generator = np.random.default_rng([seed, 4])
+    size = stream.windows.shape[1]
+    before = np.stack([generator.permutation(len(traffic))[:size] for _ in range(CALM_WINDOWS)]).astype(np.int64)
+    loss = None if stream.loss is None else np.concatenate([np.zeros(CALM_WINDOWS), stream.loss])
+    windows = np.concatenate([before, stream.windows])
+    return DriftStream("ramp_after_calm", True, stream.pool, windows, loss, CALM_WINDOWS)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fieldrepair_monitoring.confirmation import Confirmation, hurts
+from fieldrepair_monitoring.detectors import Memory
 from fieldrepair_monitoring.errors import WindowNotJudgedError
 from fieldrepair_monitoring.reference import Inputs
 from fieldrepair_monitoring.settings import MonitorSettings
@@ -45,6 +46,8 @@ class Alarm:
     estimated_accuracy: float | None
     accuracy_low: float
     accuracy_high: float
+    accuracy_trusted: bool
+    """Of the window that completes it."""
     true_accuracy: float | None
     """Of the window, if its right answers are known."""
     ended_window: int | None = None
@@ -98,6 +101,7 @@ class Replayer:
         self._settings = settings
         self._confirmation = Confirmation(settings.drift_confirmations, settings.drift_confirmation_windows)
         self._recent: list[WindowRecord] = []
+        self._memory: Mapping[str, Memory] = {}
         self._ended_s: float | None = None
 
     def take(self, window: ReplayWindow) -> None:
@@ -107,10 +111,11 @@ class Replayer:
         if window.shifted and replay.shift_window is None:
             replay.shift_window = index
         try:
-            verdict = self._watched.judge(window.inputs)
+            verdict = self._watched.judge(window.inputs, self._memory)
         except WindowNotJudgedError:
             replay.not_judged += 1
             return
+        self._memory = verdict.memory
         first_ms, last_ms = window.times_ms or (index, index)
         record = WindowRecord(
             index=index,
@@ -123,6 +128,7 @@ class Replayer:
             p_value=verdict.p_value,
             drifted=verdict.drifted,
             estimated_accuracy=verdict.accuracy.value,
+            accuracy_trusted=verdict.accuracy.trusted,
         )
         self._recent = [*self._recent, record][-self._confirmation.windows :]
         if record.drifted:
@@ -168,6 +174,7 @@ class Replayer:
                 estimated_accuracy=shift.estimated_accuracy,
                 accuracy_low=verdict.accuracy.low,
                 accuracy_high=verdict.accuracy.high,
+                accuracy_trusted=verdict.accuracy.trusted,
                 true_accuracy=(
                     None if window.labels is None else float((self._answers(window.inputs) == window.labels).mean())
                 ),
@@ -216,7 +223,7 @@ def _line(replay: Replay) -> tuple[str, ...]:
         "-" if replay.first_drifted is None else f"window {replay.first_drifted}",
         "never" if alarm is None else f"window {alarm.window}",
         "-" if alarm is None or alarm.delay_windows is None else f"{alarm.delay_windows} windows",
-        _share(alarm.estimated_accuracy if alarm else None),
+        _share(alarm.estimated_accuracy if alarm else None) + ("" if alarm is None or alarm.accuracy_trusted else " ?"),
         _share(alarm.true_accuracy if alarm else None),
     )
 

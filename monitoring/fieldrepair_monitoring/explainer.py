@@ -233,6 +233,7 @@ def _accuracy(event: DriftEvent, windows: list[WindowRecord]) -> dict[str, objec
         "estimated": event.estimated_accuracy,
         "low": None if last is None else last.accuracy_low,
         "high": None if last is None else last.accuracy_high,
+        "trusted": None if last is None else last.accuracy_trusted,
         "reference": event.reference_accuracy,
         "labelled": None if last is None else last.labelled_accuracy,
         "labelled_count": None if last is None else last.labelled_count,

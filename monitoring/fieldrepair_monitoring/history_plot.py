@@ -85,6 +85,20 @@ def _accuracy(
     if between:
         xs, lows, highs = zip(*between, strict=True)
         axes.fill_between(xs, lows, highs, color=_CALM, alpha=0.2, linewidth=0, label="its interval")
+    doubtful = [
+        (t, w.estimated_accuracy)
+        for t, w in zip(times, windows, strict=True)
+        if w.estimated_accuracy is not None and w.accuracy_trusted is False
+    ]
+    if doubtful:
+        axes.scatter(
+            *zip(*doubtful, strict=True),
+            facecolors="white",
+            edgecolors=_CALM,
+            s=30,
+            zorder=3,
+            label="not to be trusted",
+        )
     labelled = [
         (t, w.labelled_accuracy) for t, w in zip(times, windows, strict=True) if w.labelled_accuracy is not None
     ]

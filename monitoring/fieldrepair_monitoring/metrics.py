@@ -90,6 +90,12 @@ class MonitorMetrics:
             _STREAM,
             registry=registry,
         )
+        self.accuracy_trusted = Gauge(
+            "fieldrepair_monitor_estimated_accuracy_trusted",
+            "1 if the estimated accuracy of the last window can be trusted, 0 if something speaks against it.",
+            _STREAM,
+            registry=registry,
+        )
         self.labelled_accuracy = Gauge(
             "fieldrepair_monitor_labelled_accuracy",
             "Accuracy on the labelled acceptance sample of the repair case at work: random field inputs of the shift.",
@@ -189,6 +195,7 @@ class MonitorMetrics:
         for gauge, value in (
             (self.accuracy_low, window.accuracy_low),
             (self.accuracy_high, window.accuracy_high),
+            (self.accuracy_trusted, window.accuracy_trusted),
         ):
             if value is not None:
                 gauge.labels(*stream).set(value)

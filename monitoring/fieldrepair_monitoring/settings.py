@@ -49,11 +49,12 @@ class MonitorSettings(RegistrySettings):
 
     window_size: int = Field(default=100, ge=10)
     """Field inputs that are judged together. Only full windows are judged."""
-    detectors: str = "mmd,uncertainty"
+    detectors: str = "mmd,uncertainty,trend"
     """How windows are compared with the reference: one name, or several with commas between them. mmd, lsdd,
     learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty, frouros_ks and classes at class
-    scores; context_mmd at both; tabular at the columns of tables. frouros_... are by frouros (BSD-3-Clause), classes
-    and tabular are our own, all others use alibi-detect (Business Source License 1.1)."""
+    scores; context_mmd and trend at both; tabular at the columns of tables. trend compares with the field's own earlier
+    windows, all others with the reference. frouros_... are by frouros (BSD-3-Clause), classes, trend and tabular are
+    our own, all others use alibi-detect (Business Source License 1.1)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
     """Rate of false alarms per window, for all detectors together: a window with a smaller p-value has drifted."""
     drift_false_alarms_per_day: float | None = Field(default=None, gt=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 from fieldrepair_monitoring.confirmation import Confirmation, Shift, hurts
 from fieldrepair_monitoring.errors import WindowNotJudgedError
@@ -26,9 +27,9 @@ LATE_AFTER_MS = 60_000
 class Stream:
     """Judges windows of one model version.
 
-    All state is in the case book: checkpoint, earlier windows, the open event. One window and everything that
-    follows from it are recorded in one transaction, so a monitor that is killed at any point goes on from the last
-    recorded window and repeats nothing.
+    All state is in the case book: checkpoint, what detectors remember, earlier windows, the open event. One window and
+    everything that follows from it are recorded in one transaction, so a monitor that is killed at any point goes on
+    from the last recorded window and repeats nothing.
 
     Args:
         model_name: registered model.
@@ -90,7 +91,7 @@ class Stream:
                 with self._tracing.span(
                     "judge window", model_name=self._name, model_version=self._version, window=index
                 ) as span:
-                    self._judge(found, index, span)
+                    self._judge(found, index, {} if checkpoint is None else checkpoint.memory, span)
         except WindowNotJudgedError as error:
             # The model answered these inputs in service, but not here. Waiting would not help: they are passed over.
             logger.error("%s %s: passed over a window: %s", self._name, self._version, error)  # noqa: TRY400
@@ -112,8 +113,8 @@ class Stream:
         self._metrics.window_seconds.observe(time.perf_counter() - began)
         return True
 
-    def _judge(self, found: FieldWindow, index: int, span: TraceSpan) -> None:
-        verdict = self._watched.judge(found.inputs)
+    def _judge(self, found: FieldWindow, index: int, memory: Mapping[str, str], span: TraceSpan) -> None:
+        verdict = self._watched.judge(found.inputs, memory)
         window = WindowRecord(
             index=index,
             first_timestamp_ms=found.first_timestamp_ms,
@@ -127,6 +128,7 @@ class Stream:
             estimated_accuracy=verdict.accuracy.value,
             accuracy_low=verdict.accuracy.low,
             accuracy_high=verdict.accuracy.high,
+            accuracy_trusted=verdict.accuracy.trusted,
             effect_size=verdict.score.effect_size,
             scores=verdict.scores_json(),
             cursor_start=found.cursor_start,
@@ -140,7 +142,9 @@ class Stream:
         wanted = shift is not None and harmful and event is None and not self._cooling()
         opens = self._new_event(shift, window, verdict) if shift is not None and wanted else None
         ends = event.id if event is not None and self._confirmation.calm(recent) else None
-        opened = self._book.record_windows(self._name, self._version, found.cursor_end, [window], opens, ends)
+        opened = self._book.record_windows(
+            self._name, self._version, found.cursor_end, [window], opens, ends, verdict.memory
+        )
         self._report(window, opened, still_open=event is not None and ends is None)
         self._trace(window, opened, span)
         newest = max((each.last_timestamp_ms for each in earlier), default=0)
@@ -206,12 +210,12 @@ class Stream:
             field_inputs_until_alert=shift.field_inputs,
             estimated_accuracy=shift.estimated_accuracy,
             reference_accuracy=self._watched.reference_accuracy,
-            summary=self._summary(shift),
+            summary=self._summary(shift, verdict.accuracy.doubts),
             class_names=handover.class_names,
             input_spec=handover.input.model_dump(mode="json"),
         )
 
-    def _summary(self, shift: Shift) -> str:
+    def _summary(self, shift: Shift, doubts: tuple[str, ...]) -> str:
         last = shift.windows[-1]
         p_value = "" if last.p_value is None else f" (p = {last.p_value:.2g} < {self._settings.false_alarm_rate:.2g})"
         estimate = ""
@@ -220,6 +224,8 @@ class Stream:
                 f"; estimated accuracy {shift.estimated_accuracy:.0%} against "
                 f"{self._watched.reference_accuracy:.0%} on the reference"
             )
+            if doubts:
+                estimate += f", which cannot be trusted: {'; '.join(doubts)}"
         detector = last.detector.replace("_", " ").upper()
         return (
             f"{detector} {last.statistic:.4f} > {last.threshold:.4f}{p_value} in {len(shift.windows)} of "

@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from fieldrepair_monitoring.detectors import MIN_REFERENCE, Detector, DetectorOptions, DriftScore, make_detector
+from fieldrepair_monitoring.detectors import (
+    MIN_REFERENCE,
+    Detector,
+    DetectorOptions,
+    DriftScore,
+    Memory,
+    RemembersWindows,
+    make_detector,
+)
 from fieldrepair_monitoring.detectors.combination import combine
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
 from fieldrepair_monitoring.features import Features, joined
@@ -48,6 +56,8 @@ class Verdict:
     """Whether all of them together say that the window is unlike every world."""
     accuracy: AccuracyEstimate
     """Without labels."""
+    memory: Mapping[str, Memory]
+    """What detectors remember from now on; to be handed over with the next window."""
 
     @property
     def estimated_accuracy(self) -> float:
@@ -102,11 +112,12 @@ class WatchedVersion:
         """Share of right answers on all validation inputs of all worlds; what the estimates are compared with."""
         return self._estimator.reference_accuracy
 
-    def judge(self, inputs: Inputs) -> Verdict:
-        """Compare a window with the reference.
+    def judge(self, inputs: Inputs, memory: Mapping[str, Memory] | None = None) -> Verdict:
+        """Compare a window with the reference, and with the windows before it.
 
         Args:
             inputs: ``(m, *served shape)``.
+            memory: the verdict's on the window before; None for the first.
 
         Raises:
             WindowNotJudgedError: if the model fails on them, or gives NaN or infinity.
@@ -121,8 +132,14 @@ class WatchedVersion:
                 "output_not_finite",
                 f"the model gives NaN or infinity on {int((~finite).sum())} of {len(inputs)} inputs",
             )
+        remembered = memory or {}
         worlds = {
-            world: {name: detector.score(features) for name, detector in detectors.items()}
+            world: {
+                name: detector.score_after(features, remembered.get(f"{world}/{name}", ""))
+                if isinstance(detector, RemembersWindows)
+                else detector.score(features)
+                for name, detector in detectors.items()
+            }
             for world, detectors in self._detectors.items()
         }
         together = {
@@ -140,14 +157,21 @@ class WatchedVersion:
             key=lambda world: (together[world].p_value, -worlds[world][together[world].decisive].effect_size),
         )
         decision = together[nearest]
+        drifted = all(combined.drifted for combined in together.values())
         return Verdict(
             detector=decision.decisive,
             score=worlds[nearest][decision.decisive],
             world=nearest,
             scores=worlds[nearest],
             p_value=decision.p_value,
-            drifted=all(combined.drifted for combined in together.values()),
+            drifted=drifted,
             accuracy=self._estimator.estimate(features),
+            memory={
+                f"{world}/{name}": detector.remember(features, remembered.get(f"{world}/{name}", ""), calm=not drifted)
+                for world, detectors in self._detectors.items()
+                for name, detector in detectors.items()
+                if isinstance(detector, RemembersWindows)
+            },
         )
 
     def _fit(

@@ -314,6 +314,13 @@ class WindowView(_Body):
     p_value: float | None
     drifted: bool
     estimated_accuracy: float | None
+    """Estimated without labels."""
+    accuracy_low: float | None
+    """Lower end of the estimate's 95 % interval."""
+    accuracy_high: float | None
+    """Upper end of it."""
+    accuracy_trusted: bool | None
+    """False if the estimate cannot be trusted; null if that is not known."""
 
 
 class StreamView(_Body):

@@ -24,13 +24,14 @@ def test_a_table_is_measured_from_end_to_end(tmp_path: Path) -> None:
     (train_x, train_y), (test_x, test_y) = rows(3000, 0.0), rows(2000, 2.0)
     np.savez(tmp_path / "table.npz", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     out = tmp_path / "records.json"
-    arguments = ["--detectors", "tabular,frouros_ks", "--together", "tabular+frouros_ks", "--windows", "50"]
+    arguments = ["--detectors", "tabular,frouros_ks,trend", "--together", "tabular+frouros_ks", "--windows", "50"]
     assert main([str(tmp_path / "table.npz"), *arguments, "--calibration-windows", "500", "--json", str(out)]) == 0
     records = json.loads(out.read_text())
+    ramps = [f"{ramp}{split}" for ramp in ("ramp", "ramp_after_calm") for split in ("", "_1", "_2", "_3", "_4")]
     assert {(record["detector"], record["stream"]) for record in records} == {
         (detector, stream)
-        for detector in ("tabular", "frouros_ks", "tabular+frouros_ks")
-        for stream in ("no_drift", "shifted", "ramp", "ramp_1", "ramp_2", "ramp_3", "ramp_4")
+        for detector in ("tabular", "frouros_ks", "trend", "tabular+frouros_ks")
+        for stream in ("no_drift", "shifted", *ramps)
     }
     for record in records:
         if record["stream"] == "no_drift":
@@ -38,10 +39,15 @@ def test_a_table_is_measured_from_end_to_end(tmp_path: Path) -> None:
             assert record["alarms"] <= 2
             assert record["true_accuracy"] == pytest.approx(record["estimated_accuracy"], abs=0.1)
         if record["stream"] == "shifted":
-            assert (record["windows"], record["delay_windows"], record["confirmed_delay_windows"]) == (4, 1, 2)
+            # All of it is shifted: for one that compares with earlier windows, nothing changes.
+            expected = (4, None, None) if record["detector"] == "trend" else (4, 1, 2)
+            assert (record["windows"], record["delay_windows"], record["confirmed_delay_windows"]) == expected
             assert record["true_accuracy"] < 0.7
-        if record["stream"].startswith("ramp"):
+        if record["stream"].startswith("ramp" if record["detector"] != "trend" else "ramp_after"):
             assert 0 < record["loss_at_alarm"] < 0.4
+            assert record["windows"] == (60 if "calm" in record["stream"] else 40)
+            assert record["delay_windows"] == 1 + round(39 * record["loss_at_alarm"])
+            assert record["alarms_while_calm"] <= 1
 
 
 def test_the_quick_form_of_alibi_detect_s_mmd_is_its_own() -> None:

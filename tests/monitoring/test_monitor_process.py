@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
@@ -128,12 +129,15 @@ def test_a_monitor_killed_again_and_again_tells_the_same_story_once(
     turned = np.ascontiguousarray(np.rot90(digits.field_x, axes=(2, 3)))
     for part in (digits.field_x[:160], turned[160:420], digits.field_x[420:640], turned[640:780]):
         field.write(part, per_request=4)
-    # One detector with a short calibration: each start fits it anew.
-    made = settings(tracking_uri=registry.tracking_uri, detectors="mmd", drift_calibration_windows=250)
+    # Two detectors with a short calibration: each start fits them anew. The second remembers earlier windows.
+    made = settings(tracking_uri=registry.tracking_uri, detectors="mmd,trend", drift_calibration_windows=450)
+    moments = random.Random(os.environ.get("FIELDREPAIR_KILL_SEED", "0"))
 
     for judged in (1, 5, 13):
         process = start(made)
         until(lambda count=judged: len(book.windows(registry.name, "1")) >= count)
+        # Somewhere in what it does next: reading, judging, in the middle of a transaction, explaining.
+        time.sleep(moments.uniform(0.0, 0.15))
         kill(process)
     explaining = start(made)
     until(lambda: book.attachments(book.cases()[0].id))

@@ -6,7 +6,9 @@ from fieldrepair_monitoring.detectors.base import (
     Detector,
     DetectorOptions,
     DriftScore,
+    Memory,
     Reading,
+    RemembersWindows,
 )
 from fieldrepair_monitoring.detectors.catalogue import (
     BUILT_IN,
@@ -24,7 +26,9 @@ __all__ = [
     "Detector",
     "DetectorOptions",
     "DriftScore",
+    "Memory",
     "Reading",
+    "RemembersWindows",
     "detector_factory",
     "detector_names",
     "make_detector",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,10 @@ MIN_WINDOW = 10
 
 Reading = Literal["embeddings", "scores", "rows"]
 """Which of the :class:`Features` a detector looks at."""
+
+
+Memory: TypeAlias = str
+"""What a detector remembers of earlier windows, as ASCII of a bounded length; empty at first."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,38 @@ class Detector(Protocol):
 
         Raises:
             DetectorError: not fitted, too few inputs, or another number of columns.
+        """
+        ...
+
+
+@runtime_checkable
+class RemembersWindows(Protocol):
+    """What a detector can do besides, if it compares a window with earlier ones.
+
+    The detector itself keeps nothing: its memory is handed to it, and the monitor stores it with the checkpoint, in
+    one transaction with the window. So a monitor that is killed and started again remembers what it had judged.
+    """
+
+    def score_after(self, window: Features, memory: Memory) -> DriftScore:
+        """Compare a window with the reference and with what is remembered.
+
+        A memory that is not its own (of another reference, or damaged) counts as empty.
+
+        Raises:
+            DetectorError: as :meth:`Detector.score`.
+        """
+        ...
+
+    def remember(self, window: Features, memory: Memory, *, calm: bool) -> Memory:
+        """What to hand over with the next window.
+
+        Args:
+            window: that was judged.
+            memory: before it.
+            calm: whether all detectors together found nothing; a drifted window should be no standard for later ones.
+
+        Raises:
+            DetectorError: as :meth:`Detector.score`.
         """
         ...
 

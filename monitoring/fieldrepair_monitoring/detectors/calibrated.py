@@ -16,6 +16,7 @@ from fieldrepair_monitoring.detectors.base import (
     reading,
 )
 from fieldrepair_monitoring.detectors.calibration import (
+    CAUTION,
     Calibration,
     Statistics,
     Windows,
@@ -40,6 +41,8 @@ class CalibratedDetector(ABC):
     reads: ClassVar[tuple[Reading, ...]]
     power: ClassVar[float]
     """1 if the statistic is a squared distance, 0.5 if it is a distance."""
+    caution: ClassVar[float] = CAUTION
+    """How many times the reference's own part of the distance counts (:mod:`.calibration`)."""
 
     def __init__(self, options: DetectorOptions | None = None) -> None:
         self.options = options or DetectorOptions()
@@ -58,6 +61,7 @@ class CalibratedDetector(ABC):
             rest=self._compared_with(len(compared), size),
             reference=self._compared_with(len(compared), 0),
             power=self.power,
+            caution=self.caution,
             options=self.options,
         )
 

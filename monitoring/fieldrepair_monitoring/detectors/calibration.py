@@ -45,13 +45,23 @@ class Calibration:
         reference: inputs a field window is compared with.
         power: 1 if the statistic is a squared distance, 0.5 if it is a distance.
         options: the detector's.
+        caution: how many times the reference's own part of the distance counts.
     """
 
     def __init__(
-        self, null: Statistics, *, size: int, rest: int, reference: int, power: float, options: DetectorOptions
+        self,
+        null: Statistics,
+        *,
+        size: int,
+        rest: int,
+        reference: int,
+        power: float,
+        options: DetectorOptions,
+        caution: float = CAUTION,
     ) -> None:
         self._null = np.sort(null.astype(np.float64) / (1 / size + 1 / rest) ** power)
         self._reference = reference
+        self._caution = caution
         self._power = power
         self._options = options
         # The largest rank that still gives a smaller p-value; the statistic must beat that many and no more.
@@ -62,7 +72,7 @@ class Calibration:
 
     def judge(self, statistic: float, size: int) -> DriftScore:
         """Score of a window of ``size`` inputs with this statistic."""
-        scale = (1 / size + CAUTION / self._reference) ** self._power
+        scale = (1 / size + self._caution / self._reference) ** self._power
         exceeding = int((self._null >= statistic / scale).sum())
         p_value = (1 + exceeding) / (1 + len(self._null))
         effect = (max(statistic, 0.0) / self._chance) ** (0.5 / self._power)

@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, str] = {
     "online_mmd": "fieldrepair_monitoring.detectors.online_mmd:OnlineMmdDetector",
     "frouros_mmd": "fieldrepair_monitoring.detectors.frouros_mmd:FrourosMmdDetector",
     "frouros_ks": "fieldrepair_monitoring.detectors.frouros_ks:FrourosKsDetector",
+    "trend": "fieldrepair_monitoring.detectors.trend:TrendDetector",
     "tabular": "fieldrepair_monitoring.detectors.tabular:TabularDetector",
 }
 """Module and class of each; imported when it is asked for, since the libraries take seconds."""

@@ -27,6 +27,9 @@ class LearnedKernelDetector(KernelDetector):
     """MMD under alibi-detect's ``DeepKernel``, trained once against made shifts."""
 
     name = "learned_kernel"
+    # Half of the reference is left to compare with, and the kernel looks closely at few directions: an unlucky half
+    # alarmed on 0.6 % of unchanged windows (1,000 validation inputs, 0.5 % chosen) when its error counted twice.
+    caution = 3.0
 
     def _kernel(self, moved: FloatArray, bandwidth: float) -> tuple[npt.NDArray[np.int64], Kernel]:
         generator = np.random.default_rng(self.options.seed)

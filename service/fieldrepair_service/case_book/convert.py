@@ -46,6 +46,7 @@ def to_checkpoint(row: models.CheckpointRow) -> records.Checkpoint:
         cursor=cursor_from_json(row.cursor),
         next_window_index=row.next_window_index,
         updated_ms=row.updated_ms,
+        memory=row.memory or {},
     )
 
 
@@ -64,6 +65,7 @@ def to_window(row: models.WindowRow) -> records.WindowRecord:
         estimated_accuracy=row.estimated_accuracy,
         accuracy_low=row.accuracy_low,
         accuracy_high=row.accuracy_high,
+        accuracy_trusted=row.accuracy_trusted,
         labelled_accuracy=row.labelled_accuracy,
         labelled_count=row.labelled_count,
         effect_size=row.effect_size,

@@ -64,6 +64,7 @@ class CheckpointRow(Base):
     model_version: Mapped[str] = mapped_column(Text, primary_key=True)
     cursor: Mapped[dict[str, list[int]]] = mapped_column(Json)
     next_window_index: Mapped[int] = mapped_column(BigInteger)
+    memory: Mapped[dict[str, str] | None] = mapped_column(Json)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -88,6 +89,7 @@ class WindowRow(Base):
     estimated_accuracy: Mapped[float | None]
     accuracy_low: Mapped[float | None]
     accuracy_high: Mapped[float | None]
+    accuracy_trusted: Mapped[bool | None]
     labelled_accuracy: Mapped[float | None]
     labelled_count: Mapped[int | None]
     effect_size: Mapped[float | None]

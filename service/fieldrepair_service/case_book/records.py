@@ -46,6 +46,8 @@ class WindowRecord:
     """Lower end of the interval of ``estimated_accuracy``."""
     accuracy_high: float | None = None
     """Upper end of it."""
+    accuracy_trusted: bool | None = None
+    """Whether the estimate can be trusted; None if that is not known."""
     labelled_accuracy: float | None = None
     """Accuracy on those inputs whose right answer is known."""
     labelled_count: int | None = None
@@ -115,6 +117,8 @@ class Checkpoint:
     cursor: Cursor
     next_window_index: int
     updated_ms: int
+    memory: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What detectors remember of the windows before, by the name the monitor gave it."""
 
 
 @dataclass(frozen=True)

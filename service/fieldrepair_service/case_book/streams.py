@@ -84,6 +84,7 @@ class Streams(BookPart):
         windows: Sequence[WindowRecord],
         open_event: NewDriftEvent | None = None,
         end_event_id: int | None = None,
+        memory: Mapping[str, str] | None = None,
     ) -> DriftEvent | None:
         """Store judged windows, move the checkpoint, end or open a drift event: all of it or nothing.
 
@@ -97,6 +98,7 @@ class Streams(BookPart):
             windows: the next windows, in order and without gaps.
             open_event: the alert these windows complete.
             end_event_id: the event whose shift these windows show to be over. Ending it twice does no harm.
+            memory: what detectors remember from now on; None leaves what they remember as it is.
 
         Returns:
             The opened event, or None.
@@ -113,7 +115,7 @@ class Streams(BookPart):
             raise InputError(
                 f"an event of {open_event.model_name} {open_event.model_version} among windows of {stream}"
             )
-        return retry_once(lambda: self._record(stream, cursor, windows, open_event, end_event_id))
+        return retry_once(lambda: self._record(stream, cursor, windows, open_event, end_event_id, memory))
 
     def label_windows(self, model_name: str, model_version: str, found: Mapping[int, tuple[float, int]]) -> None:
         """Note with recorded windows what labels say, which mostly come later.
@@ -151,10 +153,11 @@ class Streams(BookPart):
         windows: Sequence[WindowRecord],
         open_event: NewDriftEvent | None,
         end_event_id: int | None,
+        memory: Mapping[str, str] | None,
     ) -> DriftEvent | None:
         now = self._now()
         with self._database.writing() as session:
-            _move_checkpoint(session, stream, cursor, windows, now)
+            _move_checkpoint(session, stream, cursor, windows, memory, now)
             session.add_all(_window_row(stream, window, now) for window in windows)
             if end_event_id is not None:
                 ended = _event_row(session, end_event_id)
@@ -198,6 +201,7 @@ def _move_checkpoint(
     stream: _Stream,
     cursor: Mapping[str, tuple[int, int]],
     windows: Sequence[WindowRecord],
+    memory: Mapping[str, str] | None,
     now: int,
 ) -> None:
     indices = [window.index for window in windows]
@@ -220,6 +224,8 @@ def _move_checkpoint(
     row.cursor = convert.cursor_to_json(cursor)
     row.next_window_index = expected + len(indices)
     row.updated_ms = now
+    if memory is not None:
+        row.memory = dict(memory)
 
 
 def _window_row(stream: _Stream, window: WindowRecord, now: int) -> WindowRow:
@@ -238,6 +244,7 @@ def _window_row(stream: _Stream, window: WindowRecord, now: int) -> WindowRow:
         estimated_accuracy=window.estimated_accuracy,
         accuracy_low=window.accuracy_low,
         accuracy_high=window.accuracy_high,
+        accuracy_trusted=window.accuracy_trusted,
         labelled_accuracy=window.labelled_accuracy,
         labelled_count=window.labelled_count,
         effect_size=window.effect_size,

@@ -129,7 +129,7 @@ def accuracy_panel(
     last = windows[-1].estimated_accuracy or 0.0
     panel = Panel(
         "Estimated accuracy (severity)",
-        f"Estimated without labels for {len(windows)} windows of {name}; the last is {last:.1%}"
+        f"Estimated without labels for {len(windows)} windows of {name}; the last is {last:.1%}{_doubt(windows[-1])}"
         + (f", on the reference it was {reference:.1%}." if reference is not None else "."),
         second=True,
     )
@@ -151,12 +151,16 @@ def accuracy_panel(
             round(x(w.last_timestamp_ms), 1),
             round(y(w.estimated_accuracy or 0.0), 1),
             False,
-            f"window {w.index} of version {each.version}: {w.estimated_accuracy:.1%}",
+            f"window {w.index} of version {each.version}: {w.estimated_accuracy:.1%}{_doubt(w)}",
         )
         for each in known
         for w in each.windows
     ]
     return panel
+
+
+def _doubt(window: WindowRecord) -> str:
+    return ", not to be trusted" if window.accuracy_trusted is False else ""
 
 
 def sparkline(values: Sequence[float], width: int = 160, height: int = 36) -> str:

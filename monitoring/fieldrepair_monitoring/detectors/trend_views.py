@@ -1,0 +1,186 @@
+"""What the trend detector compares: shares of the answers, and means of features.
+
+A view turns inputs into ``k`` numbers each, and says how likely it is by chance that the last windows differ so much
+from the past (:class:`.field_history.FieldHistory`). Two guards are common to all:
+
+* **Windows that differ anyway.** Where past windows differ from one another by more than independent inputs would
+  (hours of the day, say), every distance is divided by that excess.
+* **The way back.** A move towards the reference is no drift: after it, the field is more like what the model was
+  validated on. So recent windows are compared with the nearest point on the way from the past to the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import chdtri, xlogy
+from scipy.stats import chi2
+from scipy.stats import f as f_distribution
+
+from fieldrepair_monitoring.detectors.calibration import EFFECT_QUANTILE, EFFECT_WINDOW
+from fieldrepair_monitoring.detectors.coordinates import Coordinates
+from fieldrepair_monitoring.detectors.field_history import FieldHistory, Vector
+from fieldrepair_monitoring.features import Features
+
+LEAST_PAST = 3
+"""Calm windows there must be before the recent ones."""
+MOST_GROUPS = 16
+"""Of answers: the most frequent classes, and all others as one."""
+SMALLEST_VARIANCE = 0.02
+"""Of the reference's own, for means: where the field scatters less than that, it is taken to scatter so much."""
+REFERENCE_WEIGHT = 10
+"""The reference's scatter counts like that of so many inputs per coordinate, until the field's own is known."""
+CHANCE = math.sqrt(float(chdtri(1, 1.0 - EFFECT_QUANTILE)) / EFFECT_WINDOW)
+"""95 % of windows of 100 unchanged inputs stay below this distance, in standard deviations along one direction."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some of the last windows against the past, in one view."""
+
+    log_q: float
+    """Natural logarithm of the probability of a distance so large by chance."""
+    effect: float
+    """The distance along the direction of the change; see :attr:`.base.DriftScore.effect_size`."""
+
+
+NOTHING = Comparison(0.0, 0.0)
+
+
+class View(ABC):
+    """A few numbers of each input, and a test for their means."""
+
+    probe: Vector
+    """``(k,)`` the numbers of some input of the reference: a memory in other coordinates has another one."""
+
+    @abstractmethod
+    def of(self, features: Features) -> Vector:
+        """``(m, k)`` numbers of ``m`` inputs."""
+
+    def compare(self, window: Vector, history: FieldHistory, span: int) -> Comparison:
+        """The last ``span`` windows, of which ``window`` is the newest, against the past."""
+        before = history.recent[len(history.recent) - span + 1 :]
+        if history.past_windows < LEAST_PAST or len(before) < span - 1:
+            return NOTHING
+        inputs = len(window) + sum(each.size for each in before)
+        total = window.sum(axis=0) + sum((each.size * each.mean for each in before), np.zeros(window.shape[1]))
+        return self._compare(total / inputs, inputs, history)
+
+    @abstractmethod
+    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+        """The mean of so many recent inputs against the past."""
+
+
+class Answers(View):
+    """How often each class is the answer: the likelihood ratio of two samples of counts (the G-test).
+
+    Unlike Pearson's chi-square it keeps to its limit distribution far out, where counts are small too.
+
+    Args:
+        reference: decides which classes are counted by themselves.
+    """
+
+    def __init__(self, reference: Features) -> None:
+        classes = reference.scores.shape[1]
+        counts = np.bincount(reference.scores.argmax(axis=1), minlength=classes)
+        # Ties by the class's number, so that the same reference always gives the same groups.
+        order = np.argsort(-counts, kind="stable")
+        self._groups = np.minimum(np.argsort(order, kind="stable"), MOST_GROUPS - 1)
+        self._k = min(classes, MOST_GROUPS)
+        rows = self.of(reference)
+        self.probe = rows.mean(axis=0)
+        self._tolerance = self.probe + 1 / len(reference)
+
+    def of(self, features: Features) -> Vector:
+        """``(m, k)``: 1 for the group of the answer, 0 elsewhere."""
+        return np.eye(self._k)[self._groups[features.scores.argmax(axis=1)]]
+
+    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+        before = history.past_inputs
+        past = nearest(recent, history.past_mean, self.probe, np.diag(1.0 / self._tolerance))
+        both = (recent * inputs + past * before) / (inputs + before)
+        seen = both > 0
+        freedom = int(seen.sum()) - 1
+        if freedom < 1:
+            return NOTHING
+        counts = np.stack([recent[seen] * inputs, past[seen] * before])
+        expected = both[seen] * np.array([[inputs], [before]])
+        statistic = 2.0 * max(float(xlogy(counts, counts / expected).sum()), 0.0)
+        distance = math.sqrt(statistic * (1 / inputs + 1 / before))
+        within = history.past_scatter / history.freedom
+        return Comparison(float(chi2.logsf(statistic / excess(history, within), freedom)), distance / CHANCE)
+
+
+class Means(View):
+    """Means of some features in their principal components: Hotelling's T^2.
+
+    The scatter of the inputs is that of the past windows and, until there are many, of the reference. Where a
+    feature is skewed, small samples jump along it by chance: the distance is reduced by what the third moment of the
+    reference explains (the first term of Cornish and Fisher's expansion, bounded).
+
+    Args:
+        reference: to choose the components from.
+        features: ``(n, d)`` of some inputs.
+        most: components at most.
+
+    Raises:
+        DetectorError: all inputs are the same.
+    """
+
+    def __init__(self, reference: Features, features: Callable[[Features], Vector], *, most: int) -> None:
+        self._features = features
+        self._coordinates = Coordinates(features(reference), most=most)
+        self._reference = self._coordinates.reference
+        self.probe = self._reference[0]
+        self._weight = min(len(self._reference), REFERENCE_WEIGHT * len(self.probe))
+
+    def of(self, features: Features) -> Vector:
+        """``(m, k)``: the components, each with mean 0 and variance 1 on the reference."""
+        return self._coordinates.of(self._features(features))
+
+    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+        k = len(self.probe)
+        freedom = self._weight + history.freedom
+        within = (self._weight * np.eye(k) + history.past_scatter) / freedom
+        inverse = np.linalg.inv(within + SMALLEST_VARIANCE * np.eye(k))
+        difference = recent - nearest(recent, history.past_mean, np.zeros(k), inverse)
+        distance = math.sqrt(max(float(difference @ inverse @ difference), 0.0))
+        if distance == 0.0:
+            return NOTHING
+        z = distance / math.sqrt((1 / inputs + 1 / history.past_inputs) * excess(history, within))
+        along = self._reference @ (inverse @ difference) / distance
+        z /= 1.0 + max(float((along**3).mean()), 0.0) * z / (6.0 * math.sqrt(inputs))
+        left = freedom - k
+        return Comparison(float(f_distribution.logsf(z**2 * left / (freedom * k), k, left)), distance / CHANCE)
+
+
+def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector) -> Vector:
+    """The point between the past and the reference that recent windows are nearest to: ``(k,)``.
+
+    Args:
+        recent: ``(k,)``.
+        past: ``(k,)``.
+        reference: ``(k,)``.
+        metric: ``(k, k)`` of the squared distance.
+    """
+    way = reference - past
+    length = float(way @ metric @ way)
+    share = float((recent - past) @ metric @ way) / length if length > 0 else 0.0
+    return past + min(max(share, 0.0), 1.0) * way
+
+
+def excess(history: FieldHistory, within: Vector) -> float:
+    """How many times as much past windows' means vary as those of independent inputs would; at least 1.
+
+    Args:
+        history: with at least two past windows.
+        within: ``(k, k)`` covariance of inputs of the same window.
+    """
+    mean = history.past_mean
+    between = history.past_squares - history.past_inputs * float(mean @ mean)
+    expected = float(np.trace(within)) * (history.past_windows - 1)
+    return max(1.0, between / expected) if expected > 0 else 1.0
