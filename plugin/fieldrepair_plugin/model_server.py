@@ -41,6 +41,10 @@ class ServerOptions:
     """How long a server may take to finish what it has begun when it is stopped."""
     warm_batches: tuple[int, ...] = (1, 1, 1, 32)
     """Instances in each of the requests that warm a server, in order."""
+    host: str = "127.0.0.1"
+    """Address the server listens on."""
+    port: int | None = None
+    """Port the server listens on; None picks a free one."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,8 @@ class ModelServer:
     async def start(
         cls, name: str, version: str, *, processes: ProcessTable, tracking_uri: str, options: ServerOptions
     ) -> ModelServer:
-        """Start the process on a free loopback port. Returns at once; call :meth:`wait_until_ready` next."""
-        port = free_port()
+        """Start the process. Returns at once; call :meth:`wait_until_ready` next."""
+        port = options.port or free_port()
         scratch_root = processes.state_dir / "tmp"
         scratch_root.mkdir(parents=True, exist_ok=True)
         # MLflow downloads the model to its temporary folder and leaves it there; this one goes with the server.
@@ -119,13 +123,15 @@ class ModelServer:
         )
         command = [
             *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-            *("-m", f"models:/{name}/{version}", "--host", "127.0.0.1", "-p", str(port)),
+            *("-m", f"models:/{name}/{version}", "--host", options.host, "-p", str(port)),
             *("--workers", str(options.workers), "--timeout", str(options.request_seconds)),
         ]
         process = await processes.start(
             f"model server v{version}", command, environment, log_name=f"model-server-v{version}"
         )
-        return cls(name, version, f"http://127.0.0.1:{port}", process, options, scratch)
+        # One that listens on every address is reached from beside it like one that listens on the loopback address.
+        reached = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104 - compared, not bound
+        return cls(name, version, f"http://{reached}:{port}", process, options, scratch)
 
     @property
     def label(self) -> str:
