@@ -24,7 +24,7 @@ export FIELDREPAIR_HELM
 GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench chart system-packages helm clean
+.PHONY: help setup demo test check format bench chart image-check system-packages helm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -57,6 +57,9 @@ format: $(READY) ## format the code and sort imports
 
 bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmarks/
 	@$(BIN)/python -m benchmarks
+
+image-check: $(READY) ## carry out the Dockerfile's steps, both targets, in clean trees (as root; minutes)
+	@FIELDREPAIR_IMAGE_FULL=1 $(BIN)/python -m pytest -s tests/image
 
 chart: $(READY) ## write what the Helm chart repeats: schema, README, alerts, dashboard
 	@$(BIN)/python -m charts.generate

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from fieldrepair_monitoring.errors import RegistryError
@@ -71,9 +72,9 @@ class Rollout:
         if self._book is not None:
             self._book.close()
 
-    def _attempt(self, of: str, step: object) -> bool:
+    def _attempt(self, of: str, step: Callable[[], None]) -> bool:
         try:
-            step()  # type: ignore[operator]
+            step()
         except (StoreError, ClusterError, RegistryError) as error:
             kind = "registry" if isinstance(error, RegistryError) else of
             kind = "case_book" if isinstance(error, StoreError) else kind
