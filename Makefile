@@ -18,8 +18,15 @@ DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
+# Helm is built from its Go module, once, and kept outside the clone.
+HELM_VERSION := v3.22.0
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fieldrepair
+FIELDREPAIR_HELM ?= $(CACHE)/helm-$(HELM_VERSION)
+export FIELDREPAIR_HELM
+GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs system-packages clean
+.PHONY: help setup demo test check format bench chart docs image-check system-packages helm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -36,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole story on real data, in a few minutes (KEEP=1 leaves everything running)
 	@$(BIN)/python -m examples.digits $(if $(KEEP),--keep)
 
-test: $(READY) system-packages ## run the tests (TESTS=tests/service for a part)
+test: $(READY) system-packages helm ## run the tests (TESTS=tests/service for a part)
 	@echo "== tests (real data sets: $(or $(FIELDREPAIR_DATA),none; those tests are skipped))"
 	@$(PYTEST) $(TESTS) $(if $(ALL_TESTS),--ignore=tests/browser)
 	@$(if $(ALL_TESTS),$(PYTEST) tests/browser)
@@ -57,6 +64,22 @@ docs: $(READY) ## build the documentation site into build/docs (python -m http.s
 
 bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmarks/
 	@$(BIN)/python -m benchmarks
+
+image-check: $(READY) ## carry out the Dockerfile's steps, both targets, in clean trees (as root; minutes)
+	@FIELDREPAIR_IMAGE_FULL=1 $(BIN)/python -m pytest -s tests/image
+
+chart: $(READY) ## write what the Helm chart repeats: schema, README, alerts, dashboard
+	@$(BIN)/python -m charts.generate
+
+helm:
+	@test -x $(FIELDREPAIR_HELM) || if test -n "$(GO)"; then \
+	  echo "== building helm $(HELM_VERSION), once (about three minutes on two cores)"; \
+	  folder=$$(mktemp -d) && \
+	  GOBIN=$$folder CGO_ENABLED=0 GOFLAGS="-buildvcs=false -p=2" $(GO) install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION) && \
+	  mkdir -p $(CACHE) && mv $$folder/helm $(FIELDREPAIR_HELM); \
+	  test -x $(FIELDREPAIR_HELM) || echo "note: helm could not be built; the tests of the chart are skipped"; \
+	  rm -rf $$folder; \
+	else echo "note: there is no Go to build helm with; the tests of the chart are skipped"; fi
 
 # Debian packages that some tests need. Installed when we are root; otherwise named, and those tests skip with the reason.
 # Of prometheus we need promtool alone; whether Debian manages to start its service does not matter.

@@ -5,6 +5,7 @@ FieldRepairError (fieldrepair_service.errors)
     ├── ModelUriError            a model URI cannot be read, or its alias is not set
     ├── PartError                a part (model server, sidecar, ...) did not start or did not do what was asked
     │   └── AlreadyRunningError  another ``fieldrepair up`` or worker works in this state folder
+    ├── ClusterError             the Kubernetes API server does not answer, or refuses
     ├── DeploymentError          a deployment cannot be made, changed or found
     ├── TrainingError            a model cannot be trained, or its training diverged
     ├── TrainingStopped          a stop was asked for in the middle of training; the checkpoint is on disk
@@ -24,6 +25,10 @@ class ModelUriError(PluginError):
 
 class PartError(PluginError):
     """A part did not start or did not do what was asked; the message ends with the last lines of its log."""
+
+
+class ClusterError(PluginError):
+    """The Kubernetes API server does not answer, or refuses; the message says what was asked and what it said."""
 
 
 class DeploymentError(PluginError):

@@ -40,6 +40,10 @@ class ServerOptions:
     """Instances in each of the requests that warm a server, in order."""
     niceness: int = 0
     """How far a server steps back for others where processors are short: 0 not at all, 19 as far as can be."""
+    host: str = "127.0.0.1"
+    """Address the server listens on."""
+    port: int | None = None
+    """Port the server listens on; None picks a free one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class ModelServer:
         tracking_uri: str,
         options: ServerOptions,
     ) -> ModelServer:
-        """Start the process on a free loopback port. Returns at once; call :meth:`wait_until_ready` next.
+        """Start the process. Returns at once; call :meth:`wait_until_ready` next.
 
         Args:
             name: registered model.
@@ -121,7 +125,7 @@ class ModelServer:
             tracking_uri: MLflow's.
             options: how servers are run.
         """
-        port = free_port()
+        port = options.port or free_port()
         scratch_root = processes.state_dir / "tmp"
         scratch_root.mkdir(parents=True, exist_ok=True)
         # What MLflow leaves in its temporary folder goes with the server.
@@ -137,14 +141,15 @@ class ModelServer:
         command = [
             *(("nice", "-n", str(options.niceness)) if options.niceness else ()),
             *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-            *("-m", str(model), "--host", "127.0.0.1", "-p", str(port)),
+            *("-m", str(model), "--host", options.host, "-p", str(port)),
             *("--workers", str(options.workers), "--timeout", str(options.request_seconds)),
         ]
         process = await processes.start(
             f"model server v{version}", command, environment, log_name=f"model-server-v{version}"
         )
-        url = f"http://127.0.0.1:{port}"
-        return cls(name, version, url, process, options, model=model, scratch=scratch)
+        # One that listens on every address is reached from beside it like one that listens on the loopback address.
+        reached = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104 - compared, not bound
+        return cls(name, version, f"http://{reached}:{port}", process, options, model=model, scratch=scratch)
 
     @property
     def label(self) -> str:

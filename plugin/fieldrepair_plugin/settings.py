@@ -14,7 +14,18 @@ from fieldrepair_monitoring.settings import RegistrySettings
 from fieldrepair_plugin.canary_plan import CanaryPlan
 
 
-class UpSettings(RegistrySettings):
+class ModelServerSettings(RegistrySettings):
+    """How a model server is run."""
+
+    server_workers: int = Field(default=1, ge=1)
+    """Worker processes of a model server."""
+    server_start_seconds: float = Field(default=180.0, gt=0)
+    """How long a model server may take to come up."""
+    server_request_seconds: int = Field(default=60, gt=0)
+    """How long a model server may take for one request."""
+
+
+class UpSettings(ModelServerSettings):
     """What ``up`` runs, and where it listens."""
 
     model: CliPositionalArg[str]
@@ -33,12 +44,6 @@ class UpSettings(RegistrySettings):
 
     alias_poll_seconds: float = Field(default=1.0, gt=0)
     """Pause between two looks at the alias."""
-    server_workers: int = Field(default=1, ge=1)
-    """Worker processes of a model server."""
-    server_start_seconds: float = Field(default=180.0, gt=0)
-    """How long a model server may take to come up."""
-    server_request_seconds: int = Field(default=60, gt=0)
-    """How long a model server may take for one request."""
     switch_drain_seconds: float = Field(default=60.0, ge=0)
     """How long the old model server may take for its last requests after a switch."""
     stop_seconds: float = Field(default=40.0, gt=0)

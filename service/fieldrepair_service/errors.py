@@ -2,6 +2,7 @@
 
 FieldRepairError
 ├── ConfigurationError          a setting is missing or cannot work
+├── NotWell                     a part does not answer, or says that it is not well
 ├── InputError                  what came in is not what was expected
 │   ├── DecodeError             a request or answer body cannot be read as field inputs
 │   ├── UnknownClass            a label is none of the case's classes
@@ -38,6 +39,10 @@ class FieldRepairError(Exception):
 
 class ConfigurationError(FieldRepairError):
     """A setting is missing or cannot work; the message names it and the remedy."""
+
+
+class NotWell(FieldRepairError):  # noqa: N818 - says what is the case, as the names below do
+    """A part does not answer, or says that it is not well; the message quotes it."""
 
 
 class InputError(FieldRepairError):
