@@ -75,12 +75,12 @@ def test_opening_again_changes_nothing(case_book_url: str) -> None:
 def test_a_newer_book_is_refused(case_book_url: str) -> None:
     open_case_book(case_book_url).close()
     _write(case_book_url, f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
-    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0004'; run"):
+    with pytest.raises(SchemaMismatch, match=r"has schema '0099', this fieldrepair knows schemas up to '0005'; run"):
         open_case_book(case_book_url)
 
 
 def test_an_empty_book_is_refused_without_migration(case_book_url: str) -> None:
-    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0004'; open it once with"):
+    with pytest.raises(SchemaMismatch, match=r"has schema 'none', this fieldrepair needs '0005'; open it once with"):
         open_case_book(case_book_url, migrate=False)
 
 
@@ -249,7 +249,7 @@ _OLD_BOOK = (
 def test_a_book_of_revision_0001_keeps_its_data(case_book_url: str) -> None:
     _alembic(case_book_url, lambda config: command.upgrade(config, "0001"))
     _write(case_book_url, *_OLD_BOOK)
-    with pytest.raises(SchemaMismatch, match=r"has schema '0001', this fieldrepair needs '0004'"):
+    with pytest.raises(SchemaMismatch, match=r"has schema '0001', this fieldrepair needs '0005'"):
         open_case_book(case_book_url, migrate=False)
     with open_case_book(case_book_url) as book:
         window, event = book.windows("digits", "3")[0], book.event(4)
