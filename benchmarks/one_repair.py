@@ -46,6 +46,8 @@ class Request:
     """Settings of ``keep_reference``. Where they only interpolate, one training serves all."""
     rounds: int
     epochs: int
+    device: str = "cpu"
+    """PyTorch device to repair and to measure on."""
 
 
 class Watched:
@@ -99,6 +101,7 @@ class Watched:
 def measure(case: BenchmarkCase, request: Request) -> list[Record]:
     """Repair, and measure each way of keeping the old world."""
     pool = case.parts["field"]
+    case.model.module.to(request.device)
     strategy = Watched(strategy_named(request.strategy))
     budget = len(pool) if request.strategy == "full" else request.budget
     oracle = BudgetedOracle(pool.y, budget)
@@ -154,6 +157,7 @@ def measure(case: BenchmarkCase, request: Request) -> list[Record]:
                 select_seconds=strategy.select_seconds,
                 peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 threads=torch.get_num_threads(),
+                device=_device_name(request.device),
             )
         )
     return records
@@ -164,7 +168,8 @@ def accuracy(network: nn.Module, part: Part) -> float:
     """Share of the part that the network gets right, in 0..1."""
     network.eval()
     inputs = torch.from_numpy(part.x)
-    answers = [network(inputs[at : at + 512]).argmax(dim=1) for at in range(0, len(part), 512)]
+    device = next(network.parameters()).device
+    answers = [network(inputs[at : at + 512].to(device)).argmax(dim=1).cpu() for at in range(0, len(part), 512)]
     return float((torch.cat(answers).numpy() == part.y).mean())
 
 
@@ -175,6 +180,10 @@ def propagation_accuracy(selection: Selection, labels: Labels, pool: Part) -> fl
     indices, classes = propagate(selection, labels)
     others = ~np.isin(indices, list(labels))
     return float((pool.y[indices[others]] == classes[others]).mean()) if others.any() else None
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def _tell(event: ProgressEvent) -> None:

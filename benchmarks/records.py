@@ -52,6 +52,8 @@ class Record:
     """Largest resident size of the run's own process, data and libraries included."""
     threads: int
     """PyTorch's, in this run."""
+    device: str = "cpu"
+    """What the repair ran on: ``cpu``, or the GPU's name."""
 
     @property
     def key(self) -> Key:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -27,6 +29,7 @@ from benchmarks.one_repair import Request
 from benchmarks.records import Record, read_records, with_gaps, write_records
 from fieldrepair_plugin.interpolation import KeepReference
 from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.repairable import compute_device
 from fieldrepair_plugin.strategies import strategy_named, strategy_names
 from fieldrepair_service.errors import InputError
 
@@ -42,20 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     for path in options.cases:
         load_case(path, options.models)  # trains and keeps the model if there is none, before any clock runs
-        for request in _requests(path, options):
-            missing = [keep for keep in request.keeps if _key(request, keep) not in have]
-            if not missing:
-                continue
-            console.print(
-                f"{path.stem}: {request.strategy}, recipe {request.recipe}, {request.budget} labels, "
-                f"seed {request.seed}, keep {', '.join(missing)} ..."
-            )
-            measured = _measure(request, missing)
+    wanted = [
+        (request, missing)
+        for path in options.cases
+        for request in _requests(path, options)
+        if (missing := [keep for keep in request.keeps if _key(request, keep) not in have])
+    ]
+    with ThreadPoolExecutor(options.jobs) as executor:
+        runs = {executor.submit(_measure, *each, options.jobs): each for each in wanted}
+        for number, run in enumerate(as_completed(runs), start=1):
+            request, missing = runs[run]
+            measured = run.result()
             failed += not measured
             records += measured
-            have |= {record.key for record in measured}
             if options.json and measured:
                 write_records(options.json, records)
+            console.print(f"{number} of {len(runs)}: {_words(request, missing)}{'' if measured else ', failed'}")
     records = with_gaps(records)
     console.print(_table(records))
     if options.plots:
@@ -90,6 +95,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep-reference", default="strict,off", help="comma-separated: strict, balanced, off")
     parser.add_argument("--rounds", default="1", help="comma-separated: parts a budget is asked in")
     parser.add_argument("--epochs", type=int, default=HybridSettings().epochs)
+    parser.add_argument("--jobs", type=int, default=1, help="repairs at a time, each in a process of its own")
+    parser.add_argument(
+        "--device",
+        default=compute_device(None),
+        help="PyTorch device to repair on; default: a GPU if there is one",
+    )
     parser.add_argument("--json", type=Path, help="read records from here, and write one per measured repair")
     parser.add_argument("--plots", type=Path, help="folder for the figures")
     parser.add_argument("--models", type=Path, default=Path("build/benchmarks"), help="keeps models it had to train")
@@ -122,7 +133,18 @@ def _requests(path: Path, options: argparse.Namespace) -> Iterator[Request]:
             # Where the old world is kept by interpolation alone, one training serves all settings.
             groups = [keeps] if recipe == "paper" else [[keep] for keep in keeps]
             for group in groups:
-                yield Request(str(path), str(options.models), name, recipe, budget, seed, group, rounds, options.epochs)
+                yield Request(
+                    case=str(path),
+                    models=str(options.models),
+                    strategy=name,
+                    recipe=recipe,
+                    budget=budget,
+                    seed=seed,
+                    keeps=group,
+                    rounds=rounds,
+                    epochs=options.epochs,
+                    device=options.device,
+                )
 
 
 def _key(request: Request, keep: str) -> tuple[str, str, str, int, int, str, int, int]:
@@ -132,8 +154,18 @@ def _key(request: Request, keep: str) -> tuple[str, str, str, int, int, str, int
     )  # fmt: skip
 
 
-def _measure(request: Request, keeps: list[str]) -> list[Record]:
-    """Run it in a process of its own; nothing if that failed."""
+def _words(request: Request, keeps: list[str]) -> str:
+    return (
+        f"{Path(request.case).stem}, {request.strategy}, recipe {request.recipe}, {request.budget} labels, "
+        f"seed {request.seed}, keep {', '.join(keeps)}"
+    )
+
+
+def _measure(request: Request, keeps: list[str], jobs: int) -> list[Record]:
+    """Run it in a process of its own, with its part of the processor's cores; nothing if that failed."""
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "records.json"
         done = subprocess.run(
@@ -141,6 +173,7 @@ def _measure(request: Request, keeps: list[str]) -> list[Record]:
             input=json.dumps({**asdict(request), "keeps": keeps}),
             text=True,
             check=False,
+            env=environment,
         )
         if done.returncode != 0:
             return []

@@ -24,7 +24,13 @@ def norm_layers(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:  # 
 
 
 def measure_statistics(
-    model: RepairableModel, field: Tensor, training: Tensor, reference_share: float, batch: int, seed: torch.Generator
+    model: RepairableModel,
+    field: Tensor,
+    training: Tensor,
+    reference_share: float,
+    batch: int,
+    seed: torch.Generator,
+    most: int = _BATCHES,
 ) -> int:
     """Replace the running statistics by those of a mixture of two worlds.
 
@@ -37,7 +43,8 @@ def measure_statistics(
         training: ``(r, *form.shape)``.
         reference_share: share of training inputs in a batch, 0..1.
         batch: inputs per batch; fewer where there are fewer.
-        seed: which inputs, where there are more than 20 batches.
+        seed: which inputs, where there are more than ``most`` batches.
+        most: batches.
 
     Returns:
         Layers measured; 0 leaves the module as it was.
@@ -49,7 +56,7 @@ def measure_statistics(
     of_training = round(size * reference_share)
     of_field = size - of_training
     longest = max(len(field) if of_field else 0, len(training) if of_training else 0)
-    batches = max(1, min(_BATCHES, longest // max(1, of_field, of_training)))
+    batches = max(1, min(most, longest // max(1, of_field, of_training)))
     shuffled = [torch.randperm(len(part), generator=seed) for part in (field, training)]
     momenta = [layer.momentum for layer in layers]
     model.module.eval()

@@ -19,7 +19,7 @@ from fieldrepair_plugin.randomness import derive_seed
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.reference_examples import attach_examples
 from fieldrepair_plugin.repair_run import prepare_run
-from fieldrepair_plugin.repairable import RepairableModel, TrainingSet
+from fieldrepair_plugin.repairable import RepairableModel, TrainingSet, compute_device
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.strategies import strategy_named
 from fieldrepair_service.case_book import Case, CaseBook, NewTask, Purpose
@@ -117,7 +117,7 @@ class Planner:
         most = min(budget_for(len(pool), self._settings.label_fraction, len(spent)), len(plan.pool))
         budget = strategy.labels_wanted(most, len(plan.pool))
         model = RepairableModel(
-            load_module(case.model_name, case.model_version).to(self._settings.repair_device),
+            load_module(case.model_name, case.model_version).to(compute_device(self._settings.repair_device)),
             handover.input,
             handover.embedding_layer,
             handover.output,

@@ -21,7 +21,7 @@ from fieldrepair_plugin.field_pool import Key, read_inputs
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.registration import Candidate, Labelled, find_registered, register_candidate, set_candidate
 from fieldrepair_plugin.repair_run import RepairRun, fetch_plan, repair_run
-from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served
+from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, compute_device
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.strategies import strategy_named
 from fieldrepair_plugin.training import RepairResult
@@ -159,7 +159,7 @@ class Trainer:
     def _load(self, case: Case) -> _Task:
         name, version = case.model_name, case.model_version
         handover = load_handover(name, version, self._settings.handover_cache)
-        champion = load_module(name, version).to(self._settings.repair_device)
+        champion = load_module(name, version).to(compute_device(self._settings.repair_device))
         files = CaseFiles.of(self._settings.cases_dir, case)
         fetch_plan(case, (files.plan, files.selection))
         plan, selection = Plan.load(files.plan), Selection.load(files.selection)
@@ -194,7 +194,7 @@ class Trainer:
     def _predict(self, task: _Task, repaired: nn.Module) -> tuple[Predictions, Predictions]:
         """Both models on the acceptance sample, and on the validation inputs of every world the champion knows."""
         reference = task.handover.reference
-        device = self._settings.repair_device
+        device = compute_device(self._settings.repair_device)
         before = ServedModel(task.champion, task.handover, device=device)
         after = ServedModel(repaired, task.handover, device=device)
 

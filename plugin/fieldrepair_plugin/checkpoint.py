@@ -29,7 +29,7 @@ class Checkpoint:
     module: dict[str, Tensor]
     optimizer: dict[str, Any]
     unsmooth: Tensor
-    """``(n,)`` of the pool after the epoch; of the default recipe mean and variance of the teacher's confidence."""
+    """``(n,)`` of the pool after the epoch; of the default recipe running means of the teacher's answers."""
     records: list[dict[str, Any]]
     """One per finished epoch."""
     best: dict[str, Tensor]

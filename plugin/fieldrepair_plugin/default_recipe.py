@@ -6,13 +6,15 @@ Given a model M, its training data, a pool U of field inputs and a budget of B l
 2. cover       U in B clusters; a person labels the input nearest each centre                    -> coverage.py
 3. statistics  M answers the labels under several: the field's, both worlds', the old one's. Mixed ones are taken
                unless others are clearly better                                                -> statistics_choice.py
-4. train       each step on replayed training inputs, labelled field inputs, and unlabelled ones, these in strong
+4. the field   what it did to light and noise, how it is turned, how often its classes come: half of the replayed
+               training inputs are shown as it would show them     -> field_look.py, field_pose.py, class_shares.py
+5. train       each step on replayed training inputs, labelled field inputs, and unlabelled ones, these in strong
                views, towards what a teacher says of a weak view                                 -> views.py
-5. teacher     the average of the weights over time, halfway back to M's                         -> teacher.py
-6. keep        the average, on the way back to M's weights; the batch norms measured on the worlds that are to be
+6. teacher     the average of the weights over time, halfway back to M's                         -> teacher.py
+7. keep        the average, on the way back to M's weights; the batch norms measured on the worlds that are to be
                kept. How far, and which: what the user chose by ``keep_reference``               -> default_settings.py
 
-Steps 1 and 2 (:func:`select_default`) and 3-6 (:func:`train_default`) are two calls: people answer hours later.
+Steps 1 and 2 (:func:`select_default`) and 3-7 (:func:`train_default`) are two calls: people answer hours later.
 Models without batch norm are repaired alike, without what concerns batch norm. docs/benchmarks.md has the ablation.
 """
 
@@ -113,7 +115,7 @@ def train_default(
     checkpoint: Path | None = None,
     own: DefaultSettings = DEFAULTS,
 ) -> RepairResult:
-    """Steps 3-6: repair a copy of the model.
+    """Steps 3-7: repair a copy of the model.
 
     Args:
         model: the model under repair; it is not changed.

@@ -66,6 +66,14 @@ class DefaultSettings:
     """Learn the teacher's whole answer for every unlabelled input; or its first choice, weighted by how sure it is."""
     strong_views: bool = True
     """Vary inputs in geometry, light, colour and with cut-outs; without, all views are weak."""
+    replay_field_look: bool = True
+    """Show half of the replayed reference images as the field looks: its contrast, sharpness and noise."""
+    replay_field_pose: bool = True
+    """Turn and scale these as the field is, which the labels tell."""
+    class_chance: float = Field(default=0.01, ge=0, le=1)
+    """Where labels of unchanged class shares would differ from the reference's so much with a smaller chance, the
+    teacher's answers are aligned with the labels' shares, and with ``off`` replayed inputs count as if they came in
+    these; 0 never does so."""
     bfloat16: bool | None = None
     """Train in bfloat16 where precision allows (autocast). Default: where the processor does, and the model can."""
 

@@ -1,4 +1,4 @@
-"""Steps 3-6 of the default recipe: what is learned, from whom, under which statistics, and how far it is kept."""
+"""Steps 3-7 of the default recipe: what is learned, from whom, under which statistics, and how far it is kept."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from fieldrepair_plugin.batch_norm import measure_statistics, norm_layers
 from fieldrepair_plugin.checkpoint import Checkpoint
+from fieldrepair_plugin.class_shares import ClassShares
 from fieldrepair_plugin.default_settings import DefaultSettings
 from fieldrepair_plugin.errors import TrainingError
+from fieldrepair_plugin.field_look import FieldLook
+from fieldrepair_plugin.field_pose import FieldPose
 from fieldrepair_plugin.passes import RepairData
 from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.progress import Progress, ProgressEvent
@@ -26,6 +29,7 @@ from fieldrepair_plugin.teacher import Teacher, between
 from fieldrepair_plugin.training import EpochRecord
 from fieldrepair_plugin.unsmoothness import normalised_entropy
 from fieldrepair_plugin.views import Views
+from fieldrepair_service.inputs import ImageInput
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ _ONE_SIDED = 1.645
 
 
 class DefaultTraining:
-    """Steps 3-6, and what changes from epoch to epoch; it can leave for a checkpoint and come back."""
+    """Steps 3-7, and what changes from epoch to epoch; it can leave for a checkpoint and come back."""
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class DefaultTraining:
         if normed and own.labels_choose_statistics:
             self._choose_statistics(answered + data.first)
         self.views = Views.of(model, self.training, data.classes[: data.first], settings)
+        self._look_at_field(answered + data.first)
+        self.shares, self.class_offsets = self._class_shares(answered + data.first)
         unlabelled = data.classes[data.first :] < 0
         unlabelled[outside] = False  # of a class that the model lacks, every answer of its is wrong
         self.unlabelled = torch.nonzero(unlabelled).flatten() + data.first
@@ -65,7 +71,7 @@ class DefaultTraining:
         passes = math.ceil(len(self.unlabelled) / max(1, self.unlabelled_batch))
         self.steps = min(max(passes, own.steps_least), own.steps_most)
         self.champion = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
-        self.teacher = Teacher(model, model.module, own.average, own.teacher_weight)
+        self.teacher = Teacher(model, model.module, own.average, own.teacher_weight, self.shares)
         self.precision = Precision.of(model, own.bfloat16)
         self.learning_rate = own.learning_rate if normed else own.learning_rate_without_batch_norm
         self.optimizer = torch.optim.SGD(
@@ -79,7 +85,7 @@ class DefaultTraining:
         self.right_before: Tensor | None = None
 
     def epoch(self, epoch: int, tell: Progress) -> EpochRecord:
-        """Steps 4 and 5: one pass over the unlabelled inputs, with as much of the rest beside it."""
+        """Steps 5 and 6: one pass over the unlabelled inputs, with as much of the rest beside it."""
         started, own, steps, generator = (
             time.monotonic(),
             self.own,
@@ -124,28 +130,30 @@ class DefaultTraining:
         """One step. Returns both losses, how many of the teacher's answers counted, and their mean entropy."""
         device, images, classes = self.model.device, self.data.images, self.data.classes
         known = torch.cat([replayed, labelled])
-        reference = self._half_strong(images[replayed].to(device), generator)
+        reference, alike = images[replayed].to(device).tensor_split([len(replayed) // 2])
+        if len(replayed):
+            reference = self.views.weak(reference, generator)
+            alike = self._strong(alike, generator, like_field=True)
         field = [self._half_strong(images[labelled].to(device), generator)]
         answers: Tensor | None = None
         if len(unlabelled):
             inputs = images[unlabelled].to(device)
             with self.precision.autocast():
-                beside = reference if self.field_reads_better_mixed and len(reference) else None
+                beside = torch.cat([reference, alike]) if self.field_reads_better_mixed and len(replayed) else None
                 answers = self.teacher.answers(self.views.weak(inputs, generator), beside)
             field.append(self._strong(inputs, generator))
+        # One batch norm for both worlds where both are to be served; else each is normalised by its own.
+        worlds = [[reference, alike], field] if self.views.look is None else [[reference], [alike, *field]]
+        if self.keeping.shared_statistics or len(replayed) == 0:
+            worlds = [[each for world in worlds for each in world]]
         with self.precision.autocast():
-            # One batch norm for both worlds where both are to be served; else each is normalised by its own.
-            if len(replayed) == 0:
-                logits = self.model.logits(torch.cat(field))
-            elif self.keeping.shared_statistics:
-                logits = self.model.logits(torch.cat([reference, *field]))
-            else:
-                logits = torch.cat([self.model.logits(reference), self.model.logits(torch.cat(field))])
+            logits = torch.cat([self.model.logits(torch.cat(world)) for world in worlds])
         told = classes[known].to(device)
         smoothing = self.own.label_smoothing
         loss = F.cross_entropy(logits[len(replayed) : len(known)], told[len(replayed) :], label_smoothing=smoothing)
         if len(replayed):
-            loss = loss + F.cross_entropy(logits[: len(replayed)], told[: len(replayed)], label_smoothing=smoothing)
+            replay = logits[: len(replayed)] + self.class_offsets.to(device)
+            loss = loss + F.cross_entropy(replay, told[: len(replayed)], label_smoothing=smoothing)
         total, lesson, counted, entropy = loss, loss.new_zeros(()), 0.0, 0.0
         if answers is not None:
             lesson, counted = self.teacher.lesson(logits[len(known) :], answers, self.own.targets)
@@ -157,7 +165,7 @@ class DefaultTraining:
         return float(loss.detach()), float(lesson.detach()), counted, entropy
 
     def finish(self) -> None:
-        """Step 6: from the average back towards the old weights, and the statistics of the worlds that are kept."""
+        """Step 7: from the average back towards the old weights, and the statistics of the worlds that are kept."""
         module, keeping = self.model.module, self.keeping
         module.load_state_dict(between(self.champion, self.teacher.weights, keeping.weight))
         module.zero_grad(set_to_none=True)
@@ -192,6 +200,31 @@ class DefaultTraining:
             self.keeping = replace(self.keeping, shared_statistics=True, reference_share=best)
         log.info("labels right by share of the reference in the statistics: %s; best %.2f", self.choice.shares, best)
 
+    def _look_at_field(self, answered: Tensor) -> None:
+        """Step 4: half of what is replayed is shown as the field shows it."""
+        if not isinstance(self.model.input, ImageInput):
+            return
+        if self.own.replay_field_look:
+            look = FieldLook.of(self.training, self.field, generator_for(self.settings.seed, "look"))
+            self.views = replace(self.views, look=look)
+        if self.own.replay_field_pose:
+            labelled = (self.data.images[answered], self.data.classes[answered])
+            pose = FieldPose.of(self.model, self.field, labelled, generator_for(self.settings.seed, "pose"))
+            self.views = replace(self.views, pose=pose)
+
+    def _class_shares(self, answered: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Step 4: the field's class shares where they are others than the reference's; and what is added to a replayed
+        input's logits, so that the model learns to expect the field's (Menon et al., "Long-tail learning via logit
+        adjustment", ICLR 2021)."""
+        count = self.model.logits_and_embeddings(self.training[:1], 1)[0].shape[1]
+        classes = self.data.classes
+        shares = ClassShares.of(classes[: self.data.first], classes[answered], count, self.own.class_chance)
+        if shares is None:
+            return None, torch.zeros(count)
+        log.info("classes come in other shares than in the reference, by the labels: %s", shares.field.tolist())
+        only_field = self.settings.keep_reference == "off"
+        return shares.field, (shares.reference / shares.field).log() if only_field else torch.zeros(count)
+
     def _reference_lost(self) -> float:
         """Upper bound (one-sided, 95 %) of the accuracy lost on training inputs, of the model as it is."""
         some = torch.randperm(self.data.first, generator=generator_for(self.settings.seed, "reference"))[:_CHECKED]
@@ -210,7 +243,7 @@ class DefaultTraining:
             fingerprint,
             self.model.module.state_dict(),
             self.optimizer.state_dict(),
-            self.teacher.confidence,
+            torch.cat([self.teacher.confidence, self.teacher.said.double()]),
             [vars(record) for record in self.records],
             self.teacher.weights,
             len(self.records),
@@ -223,7 +256,7 @@ class DefaultTraining:
         self.records = [EpochRecord(**record) for record in saved.records]
         device = self.model.device
         self.teacher.weights = {name: value.to(device) for name, value in saved.best.items()}
-        self.teacher.confidence = saved.unsmooth
+        self.teacher.confidence, self.teacher.said = saved.unsmooth[:2], saved.unsmooth[2:].to(self.teacher.said)
         self.teacher.steps = len(self.records) * self.steps
 
     def _set_learning_rate(self, step: int) -> None:
@@ -234,14 +267,14 @@ class DefaultTraining:
             group["lr"] = self.learning_rate * warm * (0.02 + 0.98 * cosine)
 
     def _half_strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        if len(inputs) == 0:
-            return inputs
         half = len(inputs) // 2
         weak, strong = self.views.weak(inputs[:half], generator), self._strong(inputs[half:], generator)
         return torch.cat([weak, strong])
 
-    def _strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return (self.views.strong if self.own.strong_views else self.views.weak)(inputs, generator)
+    def _strong(self, inputs: Tensor, generator: torch.Generator, *, like_field: bool = False) -> Tensor:
+        if not self.own.strong_views:
+            return self.views.weak(inputs, generator)
+        return (self.views.like_field if like_field else self.views.strong)(inputs, generator)
 
 
 def _more_reference(share: float) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fieldrepair_plugin.mixmatch import field_targets, mix_up
+from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet, blocks
 from fieldrepair_plugin.unsmoothness import with_original
@@ -70,6 +71,7 @@ class Passes:
     optimizer: torch.optim.Optimizer
     settings: HybridSettings
     generator: torch.Generator
+    precision: Precision
 
     def answered_right(self, heard: Heard) -> Tensor:
         """Numbers of the training inputs the model gets right now: replaying these keeps what it knows."""
@@ -85,7 +87,8 @@ class Passes:
         batches = max(1, len(items) // size)
         total = 0.0
         for step, batch in enumerate(blocks(self._shuffled(items, batches * size), size), start=1):
-            logits = self.model.logits(self.data.images[batch].to(self.model.device))
+            with self.precision.autocast():
+                logits = self.model.logits(self.data.images[batch].to(self.model.device))
             targets = self.data.classes[batch].to(logits.device)
             total += self._descend(F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing))
             heard(step, batches)
@@ -116,7 +119,8 @@ class Passes:
             pixels = data.images[drawn].to(device)
             copies = self.model.form.copies(pixels, settings, self.generator)
             views = with_original(pixels, copies)
-            targets = field_targets(self.model, views, data.classes[drawn].to(device), settings)
+            with self.precision.autocast():
+                targets = field_targets(self.model, views, data.classes[drawn].to(device), settings)
             anchor_targets = F.one_hot(data.classes[anchor], targets.shape[1]).to(targets)
             mixed, mixed_targets = mix_up(
                 torch.cat([data.images[anchor].to(device), views.flatten(0, 1)]),
@@ -125,7 +129,8 @@ class Passes:
                 self.generator,
                 self.model.form.mix,
             )
-            logits = self.model.logits(mixed)
+            with self.precision.autocast():
+                logits = self.model.logits(mixed)
             replayed_targets = mixed_targets[:size] if settings.mixed_targets else anchor_targets
             labelled_loss = F.cross_entropy(logits[:size], replayed_targets)
             unlabelled_loss = F.mse_loss(logits[size:].softmax(dim=1), mixed_targets[size:])

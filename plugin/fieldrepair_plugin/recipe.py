@@ -85,5 +85,8 @@ class HybridSettings:
     unlabelled_batch_size: int = Field(default=64, ge=1)
     """Field inputs per step of the consistency pass; each stands there K+1 times."""
 
+    bfloat16: bool | None = None
+    """Train and measure unsmoothness in bfloat16 where precision allows (autocast). Default: where the processor does,
+    and the model can."""
     inference_batch_size: int = Field(default=512, ge=1)
     """Inputs per forward pass where nothing is trained; costs memory, changes results by rounding only."""

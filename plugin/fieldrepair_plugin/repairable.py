@@ -229,6 +229,11 @@ def inference(module: nn.Module) -> Generator[None]:
             part.training = training
 
 
+def compute_device(wanted: str | None) -> str:
+    """The PyTorch device of that name; with none a GPU where PyTorch finds one, else ``cpu``."""
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def blocks(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
     """The tensor cut along its first axis; the last block may be smaller."""
     return torch.split(tensor, size)

@@ -124,8 +124,8 @@ class WorkerSettings(RegistrySettings):
     """Epochs of the repair."""
     repair_seed: int = Field(default=0, ge=0)
     """Seed of every random draw; each case and attempt derives its own."""
-    repair_device: str = "cpu"
-    """PyTorch device to repair on."""
+    repair_device: str | None = None
+    """PyTorch device to repair on. Default: a GPU where PyTorch finds one, else the processor."""
     repair_threads: int | None = Field(default=None, ge=1)
     """Threads PyTorch may use. Default: PyTorch's own choice."""
     worker_once: bool = False

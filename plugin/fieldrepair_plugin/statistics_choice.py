@@ -17,6 +17,9 @@ from torch import Tensor
 from fieldrepair_plugin.batch_norm import measure_statistics
 from fieldrepair_plugin.repairable import RepairableModel
 
+_BATCHES = 8
+"""Of 256 inputs, that statistics are measured on to be tried."""
+
 
 @dataclass(frozen=True)
 class StatisticsChoice:
@@ -49,7 +52,7 @@ class StatisticsChoice:
         inputs, classes = labelled
         right: dict[float, Tensor] = {}
         for share in sorted(set(shares)):
-            measure_statistics(model, field, training, share, 256, seed)
+            measure_statistics(model, field, training, share, 256, seed, _BATCHES)
             right[share] = answered_right(model, inputs, classes)
         model.module.load_state_dict(before)
         return cls(right)

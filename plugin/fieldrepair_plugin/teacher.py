@@ -14,7 +14,7 @@ from fieldrepair_plugin.batch_norm import batch_statistics
 from fieldrepair_plugin.repairable import RepairableModel
 
 _MOMENTUM = 0.98
-"""Of the running mean and variance of the teacher's confidence."""
+"""Of running means of the teacher's answers."""
 
 
 class Teacher:
@@ -28,13 +28,22 @@ class Teacher:
             worlds' knowledge is in them, and their mistakes differ from the student's (WiSE-FT, as a teacher).
     """
 
-    def __init__(self, model: RepairableModel, champion: nn.Module, average: float, weight: float) -> None:
-        self._average, self._weight = average, weight
+    def __init__(
+        self,
+        model: RepairableModel,
+        champion: nn.Module,
+        average: float,
+        weight: float,
+        shares: Tensor | None = None,
+    ) -> None:
+        self._average, self._weight, self._shares = average, weight, shares
         self._champion = {name: value.detach().clone() for name, value in champion.state_dict().items()}
         self._speaker = replace(model, module=copy.deepcopy(model.module))
         self.weights = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
         self.confidence = torch.tensor([1.0 / 2, 1.0], dtype=torch.float64)
         """Running mean and variance of the largest probability."""
+        self.said = torch.empty(0) if shares is None else shares.clone()
+        """``(classes,)``, running mean of the answers before they are aligned."""
         self.steps = 0
 
     def follow(self, student: nn.Module) -> None:
@@ -57,7 +66,12 @@ class Teacher:
         self._speaker.module.load_state_dict(between(self._champion, self.weights, self._weight))
         with batch_statistics(self._speaker.module):
             inputs = views if beside is None else torch.cat([views, beside])
-            return self._speaker.logits(inputs)[: len(views)].softmax(dim=1)
+            answers = self._speaker.logits(inputs)[: len(views)].softmax(dim=1)
+        if self._shares is None:
+            return answers
+        self.said.lerp_(answers.mean(dim=0).to(self.said), 1 - _MOMENTUM)
+        aligned = answers * (self._shares / self.said.clamp_min(1e-4)).to(answers)
+        return aligned / aligned.sum(dim=1, keepdim=True)
 
     def lesson(self, logits: Tensor, answers: Tensor, targets: Literal["soft", "confident"]) -> tuple[Tensor, float]:
         """The loss of a student's logits on strong views, and how many of the answers count.

@@ -16,6 +16,7 @@ from fieldrepair_plugin.checkpoint import Checkpoint, fingerprint_of
 from fieldrepair_plugin.errors import TrainingError
 from fieldrepair_plugin.exemplars import NONE_OF_THESE, Selection, outside_classes
 from fieldrepair_plugin.passes import Heard, Passes, RepairData
+from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.progress import Progress, ProgressEvent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
 from fieldrepair_plugin.recipe import HybridSettings
@@ -116,13 +117,17 @@ def fine_tune(
     data = RepairData.gather(model, reference, pool, *labelled)
     state = _State(model.module, settings, torch.from_numpy(selection.unsmoothness))
     answered_outside, outside = outside_classes(selection, labels)
-    fingerprint = fingerprint_of(settings, labels, selection, data.images, data.classes, model.module.state_dict())
+    precision = Precision.of(model, settings.bfloat16)
+    identity = (settings, precision.bfloat16)
+    fingerprint = fingerprint_of(identity, labels, selection, data.images, data.classes, model.module.state_dict())
     if checkpoint is not None and (saved := Checkpoint.load(checkpoint, fingerprint)) is not None:
         state.restore(saved)
         log.info("continuing the repair after epoch %d of %d", len(state.records), settings.epochs)
 
     for epoch in range(len(state.records) + 1, settings.epochs + 1):
-        record = _one_epoch(model, data, state, selection.tau, torch.from_numpy(outside), settings, epoch, tell)
+        record = _one_epoch(
+            model, data, state, selection.tau, torch.from_numpy(outside), settings, precision, epoch, tell
+        )
         state.finish(record)
         if checkpoint is not None:
             state.snapshot(fingerprint).save(checkpoint)
@@ -200,6 +205,7 @@ def _one_epoch(
     tau: float,
     outside: Tensor,
     settings: HybridSettings,
+    precision: Precision,
     epoch: int,
     tell: Progress,
 ) -> EpochRecord:
@@ -209,7 +215,8 @@ def _one_epoch(
         return lambda done, total: tell(ProgressEvent(stage, done, total, {"epoch": float(epoch)}))
 
     with own_global_state(derive_seed(settings.seed, "dropout", epoch), model.device):
-        passes = Passes(model, data, state.optimizer, settings, generator_for(settings.seed, "epoch", epoch))
+        generator = generator_for(settings.seed, "epoch", epoch)
+        passes = Passes(model, data, state.optimizer, settings, generator, precision)
         replay = passes.answered_right(within("replay"))
         if len(replay) + len(data.labelled) == 0:
             raise TrainingError("nothing to train on: no label, and the model gets no training input right")
@@ -225,7 +232,7 @@ def _one_epoch(
         model.module.eval()
         # The copies are those of step 1 in every epoch, so that totals differ by the model only.
         again = generator_for(settings.seed, "unsmoothness")
-        after = unsmoothness(model, data.field, settings, again, within("unsmoothness"))
+        after = unsmoothness(model, data.field, settings, again, within("unsmoothness"), precision)
         state.unsmooth = torch.from_numpy(after)
     for name, value in (("loss", supervised + consistency), ("unsmoothness", float(after.sum()))):
         if not math.isfinite(value):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import RepairableModel, blocks, inference
 
@@ -58,6 +59,7 @@ def unsmoothness(
     settings: HybridSettings,
     generator: torch.Generator,
     heard: Callable[[int, int], None] | None = None,
+    precision: Precision | None = None,
 ) -> FloatVector:
     """Normalised entropy of the mean prediction over each image and its augmented copies, in eval mode.
 
@@ -68,6 +70,7 @@ def unsmoothness(
         generator: two models measured with generators of one seed see the same copies, so that their difference is
             theirs and not the augmentation's.
         heard: called after each batch with inputs done and their total.
+        precision: what is computed in; the model's own by default.
 
     Returns:
         ``(n,)`` in 0..1; 0 is a sure answer that no copy changes.
@@ -76,11 +79,14 @@ def unsmoothness(
     device = model.device
     # A multiple of chain_share, so that the batch size changes the blocks of shared chains as little as possible.
     images = max(1, settings.inference_batch_size // (settings.copies + 1) // settings.chain_share)
+    precision = precision or Precision(device.type, bfloat16=False)
     with inference(model.module):
         for block in blocks(pixels, images * settings.chain_share):
             here = block.to(device)
             copies = model.form.copies(here, settings, generator)
-            values.append(normalised_entropy(mean_prediction(model, with_original(here, copies)).double()).cpu())
+            with precision.autocast():
+                mean = mean_prediction(model, with_original(here, copies))
+            values.append(normalised_entropy(mean.double()).cpu())
             if heard is not None:
                 heard(sum(len(part) for part in values), len(pixels))
     return cast(FloatVector, torch.cat(values).numpy())

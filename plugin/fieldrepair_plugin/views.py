@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fieldrepair_plugin.field_look import FieldLook
+from fieldrepair_plugin.field_pose import FieldPose, bent
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import RepairableModel
 from fieldrepair_service.inputs import ImageInput
@@ -25,6 +27,10 @@ class Views:
     settings: HybridSettings
     mirror: bool
     """Mirror images left to right, half of them."""
+    look: FieldLook | None = None
+    """How the field looks; of images, where it was found out."""
+    pose: FieldPose | None = None
+    """How the field lies; likewise."""
 
     @classmethod
     def of(cls, model: RepairableModel, training: Tensor, classes: Tensor, settings: HybridSettings) -> Views:
@@ -76,6 +82,18 @@ class Views:
         images = self._mirrored(inputs.float(), generator)
         return _cut_out(_lit(_bent(images, generator), generator), generator)
 
+    def like_field(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Reference inputs as they would be in the field, and then varied as strongly.
+
+        Args and result as for :meth:`weak`.
+        """
+        if not isinstance(self.model.input, ImageInput):
+            return self.strong(inputs, generator)
+        images = self._mirrored(inputs.float(), generator)
+        if self.look is not None:
+            images = self.look.show(images, generator)
+        return _cut_out(_lit(_bent(images, generator, self.pose), generator), generator)
+
     def _mirrored(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if not self.mirror:
             return images
@@ -103,20 +121,18 @@ def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded[which, planes, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]
 
 
-def _bent(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turned by up to 20 degrees, scaled and sheared by up to a fifth, moved by up to 7 % of the side."""
+def _bent(images: Tensor, generator: torch.Generator, pose: FieldPose | None = None) -> Tensor:
+    """Turned by up to 20 degrees, scaled and sheared by up to a fifth, moved by up to 7 % of the side; on top of that
+    as the field is."""
     count = len(images)
-    turn, zoom, shear, right, down = torch.rand(5, count, generator=generator).mul(2).sub(1).to(images.device)
+    turn, zoom, shear, right, down = torch.rand(5, count, generator=generator).mul(2).sub(1)
     turn, zoom = turn * math.radians(20), torch.exp(0.2 * zoom)
-    matrices = torch.stack(
-        [
-            torch.stack([turn.cos() * zoom, 0.2 * shear - turn.sin() * zoom, 0.15 * right], dim=1),
-            torch.stack([turn.sin() * zoom, turn.cos() * zoom, 0.15 * down], dim=1),
-        ],
-        dim=1,
-    )
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images.contiguous(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if pose is not None:
+        turned, zoomed = pose.draw(count, generator)
+        turn, zoom = turn + turned, zoom * zoomed
+    numbers = torch.stack([turn, zoom, 0.2 * shear, 0.15 * right, 0.15 * down]).to(images.device)
+    turn, zoom, shear, right, down = numbers
+    return bent(images, turn, zoom, shear, (right, down))
 
 
 def _lit(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -74,7 +74,7 @@ def test_the_benchmark_measures_in_processes_of_their_own_and_nothing_twice(
         assert 10**7 < each.peak_memory_bytes < 10**11
     capfd.readouterr()
     assert main([str(case_file), *options]) == 0
-    assert "..." not in capfd.readouterr().out, "everything was there already"
+    assert "1 of" not in capfd.readouterr().out, "everything was there already"
     assert read_records(result) == records
 
 
@@ -87,6 +87,18 @@ def test_every_recipe_and_rounds_are_measured(case_file: Path, tmp_path: Path) -
     (default,) = measure(case, request(case_file, "hybridrepair", 6, ["strict"], recipe="default", rounds=2))
     assert (default.labels_used, default.rounds, default.recipe) == (6, 2, "default")
     assert 0 < default.select_seconds < default.seconds
+
+
+def test_repairs_at_a_time_are_the_same_as_one_after_the_other(case_file: Path, tmp_path: Path) -> None:
+    options = ["--strategy", "random,bn_adapt", "--budget", "10%", "--epochs", "1", "--keep-reference", "off"]
+    options += ["--models", str(tmp_path), "--device", "cpu"]
+    both = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file, jobs in zip(both, ("1", "2"), strict=True):
+        assert main([str(case_file), *options, "--json", str(file), "--jobs", jobs]) == 0
+    one, two = ({each.key: each.field_after for each in read_records(file)} for file in both)
+    assert len(one) == 2
+    assert one == two
+    assert {each.device for each in read_records(both[0])} == {"cpu"}
 
 
 def test_no_more_labels_are_given_than_the_budget(case_file: Path, tmp_path: Path) -> None:

@@ -125,6 +125,6 @@ class Full(PickingStrategy):
         return view.open
 
     def training_settings(self, settings: HybridSettings) -> HybridSettings:
-        """The supervised pass, faster and to its end."""
+        """The supervised pass, faster and to its end. Unsmoothness decides nothing then: one copy is enough."""
         own = super().training_settings(settings)
-        return replace(own, learning_rate=10 * settings.learning_rate, kept="last")
+        return replace(own, learning_rate=10 * settings.learning_rate, kept="last", copies=1)
