@@ -182,9 +182,7 @@ class Explainer:
         spec = handover.input
         instance = max(1, int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize)
         size = max(1, min(event.field_inputs_until_alert, MOST_INPUTS, MOST_BYTES // instance))
-        reader = WindowReader(
-            self._log, event.model_name, event.model_version, shape=spec.shape, dtype=spec.dtype, size=size
-        )
+        reader = WindowReader(self._log, event.model_name, event.model_version, spec=spec, size=size)
         found = reader.next(event.cursor_start)
         if not isinstance(found, FieldWindow):
             raise FieldInputsMissingError(f"the field log has no {size} field inputs of this event any more")

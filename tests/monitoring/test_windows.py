@@ -13,6 +13,7 @@ from fieldrepair_service.field_log import Cursor, FieldLog, FieldRows
 
 if TYPE_CHECKING:
     from tests.monitoring.conftest import FieldWriter
+from fieldrepair_service.inputs import ImageInput
 
 SHAPE = (1, 2, 2)
 Instances = npt.NDArray[np.generic]
@@ -29,7 +30,7 @@ def reader(log: FieldLog) -> WindowReader:
 
 
 def make_reader(log: FieldLog, version: str = "1") -> WindowReader:
-    return WindowReader(log, "digits", version, shape=SHAPE, dtype="float32", size=10)
+    return WindowReader(log, "digits", version, spec=ImageInput(height=2, width=2), size=10)
 
 
 def numbers(found: FieldWindow | NothingUsable | None) -> list[float]:
