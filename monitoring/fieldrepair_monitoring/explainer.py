@@ -24,7 +24,7 @@ from fieldrepair_monitoring.history_plot import HISTORY_PICTURE, history_plot
 from fieldrepair_monitoring.labelled import LabelledAccuracy
 from fieldrepair_monitoring.labelled_windows import LabelledWindows
 from fieldrepair_monitoring.metrics import MonitorMetrics
-from fieldrepair_monitoring.model_cache import cached_model
+from fieldrepair_monitoring.model_cache import cached_module
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.windows import FieldWindow, WindowReader
 from fieldrepair_service.case_book import CaseBook, DriftEvent, WindowRecord
@@ -162,7 +162,7 @@ class Explainer:
         name, version = event.model_name, event.model_version
         cache = self._settings.state_dir / "cache"
         handover = load_handover(name, version, cache / "handovers")
-        folder = cached_model(name, version, cache / "models")
+        folder = cached_module(name, version, cache / "models")
         model = ServedModel(load_module(name, version, folder), handover, device=self._settings.torch_device)
         found = explain(model, handover, self._field_inputs(event, handover), seed=self._settings.monitor_seed)
         windows = self._windows_until(event)

@@ -12,7 +12,7 @@ from torch import nn
 
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
 from fieldrepair_plugin.acceptance import Predictions, Verdict, judge
-from fieldrepair_plugin.artifacts import answer_captions, save_confusion, save_grid, save_labels
+from fieldrepair_plugin.artifacts import answer_captions, save_confusion, save_examples, save_labels
 from fieldrepair_plugin.case_files import CaseFiles, Plan
 from fieldrepair_plugin.case_planning import repair_settings, training_set
 from fieldrepair_plugin.case_progress import CaseProgress
@@ -266,7 +266,7 @@ class Trainer:
             chosen = np.flatnonzero(which)[:_GRID_INPUTS].astype(np.int64)
             captions = answer_captions(field.labels, field.champion, field.candidate, chosen, names)
             title = f"{name}: {int(which.sum())} of {len(field.labels)} acceptance inputs"
-            save_grid(folder / f"{name}.png", task.acceptance.x[chosen], captions, spec, title)
+            save_examples(folder, name, task.acceptance.x[chosen], captions, spec, title)
         save_labels(folder / "labels.csv", self._book.tasks(task.case.id), names)
         task.plan.save(folder / "plan.json")
         task.selection.save(folder / "selection.npz")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from fieldrepair_monitoring.settings import RegistrySettings
 from fieldrepair_plugin.settings import UpSettings, WorkerSettings
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import InputSpec
 
 
 class UpCommand(UpSettings):
@@ -47,7 +48,8 @@ class AttachCommand(RegistrySettings):
     """Store with a model version what is needed to watch and repair it.
 
     For versions that were not logged with fieldrepair_plugin.log_model. The reference set is an .npz file with the
-    arrays train_x, train_y, val_x, val_y: inputs as a client sends them, and class numbers.
+    arrays train_x, train_y, val_x, val_y: inputs as a client sends them, and class numbers; it may also hold
+    class_names, and feature_names of table rows.
     """
 
     model: CliPositionalArg[str]
@@ -56,10 +58,17 @@ class AttachCommand(RegistrySettings):
     """Reference set (.npz)."""
     class_names: list[str] | None = None
     """One per output of the model. Default: the reference set's class_names, else 0, 1, 2, ..."""
-    input: ImageInput | None = None
-    """How a served instance is laid out and scaled. Default: guessed where the reference set leaves no doubt."""
+    input: InputSpec | None = None
+    """What a served instance is (kind: image, tabular or text), how it is laid out and scaled. Default: guessed where
+    the reference set, and the model's signature, leave no doubt."""
     embedding_layer: str | None = None
-    """Layer whose input is the embedding. Default: the nn.Linear that runs last."""
+    """Layer whose input is the embedding. Default: the linear or convolutional one that runs last."""
+    factory: str | None = None
+    """Of a version logged as pt2: MODULE:FUNCTION that makes its network anew, untrained."""
+    state_dict: Path | None = None
+    """Of a version logged as pt2: file with its weights. Default: those in the version."""
+    code_paths: list[Path] = Field(default_factory=list[Path])
+    """Files or folders that define the network that the factory makes; stored with it."""
     allow_poor_accuracy: bool = False
     """Take a model that is right on the reference set no more often than chance."""
     device: str = "cpu"
@@ -76,6 +85,9 @@ class AttachCommand(RegistrySettings):
             class_names=self.class_names,
             input=self.input,
             embedding_layer=self.embedding_layer,
+            factory=self.factory,
+            state_dict=self.state_dict,
+            code_paths=self.code_paths,
             allow_poor_accuracy=self.allow_poor_accuracy,
             device=self.device,
         )

@@ -15,7 +15,7 @@ from torch import nn
 
 from fieldrepair_monitoring.handover import HANDOVER_TAG, HandOver
 from fieldrepair_monitoring.reference import Reference
-from fieldrepair_monitoring.registry import download, registry_errors
+from fieldrepair_monitoring.registry import download, module_uri, registry_errors
 from fieldrepair_plugin.acceptance import Verdict
 from fieldrepair_plugin.model_logging import log_model
 from fieldrepair_plugin.model_uri import CANDIDATE
@@ -96,8 +96,11 @@ def register_candidate(candidate: Candidate) -> str:
     """
     case, parent = candidate.case, candidate.parent
     parent_uri = f"models:/{case.model_name}/{case.model_version}"
+    trained_uri = module_uri(case.model_name, case.model_version)
     with tempfile.TemporaryDirectory(prefix="fieldrepair-parent-") as scratch:
-        inherited = _inherited(download(parent_uri, Path(scratch)))
+        served = download(parent_uri, Path(scratch) / "served")
+        trained = served if trained_uri == parent_uri else download(trained_uri, Path(scratch) / "trained")
+        inherited = _inherited(served, trained)
         logged = log_model(
             candidate.module.cpu(),
             name="model",
@@ -195,8 +198,13 @@ def describe(candidate: Candidate) -> str:
     return "\n".join(lines)
 
 
-def _inherited(parent: Path) -> dict[str, Any]:
-    """What the new version takes over from its parent: signature, requirements, and the code its classes live in."""
+def _inherited(parent: Path, trained: Path) -> dict[str, Any]:
+    """What the new version takes over from its parent: signature, requirements, and the code its classes live in.
+
+    Args:
+        parent: the model as it is served.
+        trained: the model whose module was repaired, most often the same.
+    """
     model = Model.load(str(parent))
     options: dict[str, Any] = {}
     if model.signature is not None:
@@ -204,8 +212,9 @@ def _inherited(parent: Path) -> dict[str, Any]:
     requirements = parent / "requirements.txt"
     if requirements.exists():
         options["pip_requirements"] = str(requirements)
-    flavour = cast(dict[str, dict[str, Any]], model.flavors).get("python_function", {})
-    code = parent / str(flavour.get("code") or "code")
+    flavours = cast(dict[str, dict[str, Any]], Model.load(str(trained)).flavors)
+    flavour = flavours.get("python_function", {})
+    code = trained / str(flavour.get("code") or "code")
     if flavour.get("code") and code.is_dir():
         options["code_paths"] = [str(path) for path in sorted(code.iterdir()) if path.name != "__pycache__"]
     return options
