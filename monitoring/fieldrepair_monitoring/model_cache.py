@@ -70,7 +70,7 @@ def cached_model(name: str, version: str, cache_dir: Path) -> Path:
 
 
 def cached_module(name: str, version: str, cache_dir: Path) -> Path:
-    """Like :func:`cached_model`, but of a version that is served as pt2 the trainable module that was attached to it."""
+    """Like :func:`cached_model`; of a version that is served as pt2 the trainable module that was attached to it."""
     home = cache_dir / quote(name, safe="")
     try:
         source = module_uri(name, version)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
+from pydantic_settings import CliImplicitFlag, CliPositionalArg
 
 from fieldrepair_monitoring.settings import RegistrySettings
 from fieldrepair_plugin.settings import UpSettings, WorkerSettings
@@ -91,3 +91,24 @@ class AttachCommand(RegistrySettings):
             allow_poor_accuracy=self.allow_poor_accuracy,
             device=self.device,
         )
+
+
+class LineageCommand(RegistrySettings):
+    """Where a model version comes from: run, labels, field-log window, drift event, parent; and what came of a case.
+
+    Reads MLflow alone, except for case:ID, which also needs the case book.
+    """
+
+    target: CliPositionalArg[str]
+    """models:/NAME/VERSION or models:/NAME@ALIAS, or case:ID for the versions that came of a case."""
+    as_json: CliImplicitFlag[bool] = False
+    """Print JSON instead of a tree."""
+    check_field_log: CliImplicitFlag[bool] = False
+    """Also count how many rows of each window the field log still has."""
+
+    def cli_cmd(self) -> None:
+        """Print the lineage."""
+        self.use_registry()
+        from fieldrepair_plugin.lineage_command import run_lineage
+
+        run_lineage(self.target, self.case_book_url, as_json=self.as_json, look_into_log=self.check_field_log)

@@ -58,6 +58,8 @@ class Candidate:
     verdict: Verdict
     budget: int
     seed: int
+    description: str
+    """Of the version in the registry, Markdown; at most 5,000 characters."""
 
 
 def case_key(case: Case) -> str:
@@ -116,7 +118,7 @@ def register_candidate(candidate: Candidate) -> str:
     with registry_errors(f"registering a version of {case.model_name}"):
         tags = {**version_tags(candidate), HANDOVER_TAG: logged.handover_uri}
         version = mlflow.register_model(logged.model_uri, case.model_name, tags=tags)
-        client.update_model_version(case.model_name, str(version.version), description=describe(candidate))
+        client.update_model_version(case.model_name, str(version.version), description=candidate.description)
     logger.info("case %d: registered %s version %s", case.id, case.model_name, version.version)
     return str(version.version)
 
@@ -169,33 +171,6 @@ def version_tags(candidate: Candidate) -> dict[str, str]:
         "fieldrepair.labels_used": str(len(candidate.repair.y)),
         "fieldrepair.acceptance": "accepted" if candidate.verdict.accepted else "rejected",
     }
-
-
-def describe(candidate: Candidate) -> str:
-    """The version's description in the registry, Markdown: what shifted, what was done, and why it was accepted."""
-    case, event, verdict = candidate.case, candidate.event, candidate.verdict
-    field, reference = verdict.field, verdict.reference
-    lines = [
-        f"Version {case.model_version} repaired by fieldrepair, case {case.id}.",
-        "",
-        f"**What shifted:** {event.summary}",
-        "",
-        "| | before | after | inputs |",
-        "|---|---|---|---|",
-        f"| field (acceptance sample) | {field.champion_accuracy.value:.1%} | {field.candidate_accuracy.value:.1%} "
-        f"| {field.counts.n} |",
-        f"| reference validation | {reference.champion_accuracy.value:.1%} | {reference.candidate_accuracy.value:.1%} "
-        f"| {reference.counts.n} |",
-        "",
-        "**Verdict:**",
-        *(f"- {reason}" for reason in verdict.reasons),
-        "",
-        f"**Labels:** {len(candidate.repair.y)} to repair (budget {candidate.budget}), "
-        f"{len(candidate.acceptance.y)} to judge.",
-        "",
-        f"Approve it by moving alias `champion` of `{case.model_name}` to this version.",
-    ]
-    return "\n".join(lines)
 
 
 def _inherited(parent: Path, trained: Path) -> dict[str, Any]:

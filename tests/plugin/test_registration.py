@@ -58,6 +58,7 @@ def make_candidate(field: Field, *, pool: int = 30) -> Candidate:
         verdict=verdict(40),
         budget=6,
         seed=3,
+        description="repaired",
     )
 
 
