@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import CliImplicitFlag, CliPositionalArg
 
 from fieldrepair_monitoring.settings import RegistrySettings
@@ -73,6 +74,11 @@ class AttachCommand(RegistrySettings):
     """Take a model that is right on the reference set no more often than chance."""
     device: str = "cpu"
     """Where to run the model for the check."""
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _image_by_default(cls, given: object) -> object:
+        return {"kind": "image", **cast("dict[str, object]", given)} if isinstance(given, dict) else given
 
     def cli_cmd(self) -> None:
         """Check the model against its reference set and store the hand-over."""

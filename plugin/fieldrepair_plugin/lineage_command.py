@@ -19,6 +19,7 @@ from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
 from fieldrepair_service.case_book import open_case_book
 from fieldrepair_service.errors import StoreError
 
+_WIDE = 10_000
 _CASE = re.compile(r"case:(?P<id>[0-9]+)")
 
 
@@ -48,7 +49,8 @@ def run_lineage(target: str, case_book_url: str, *, as_json: bool, look_into_log
     if as_json:
         sys.stdout.write(json.dumps(found.to_json(), indent=2) + "\n")
         return
-    console = Console(soft_wrap=True, highlight=False)
+    # Into a file or a pipe, a line is a line.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     if isinstance(found, Lineage):
         console.print(tree_of(found))
         return

@@ -89,7 +89,8 @@ def rebuild(
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:
-            raise UnsupportedModelError(f"the network that the factory makes takes other weights: {error}") from error
+            why = " ".join(str(error).split())
+            raise UnsupportedModelError(f"the network that the factory makes takes other weights: {why}") from error
         notes = _compare(uri, module.eval(), exported, reference)
         listed = folder / "requirements.txt"
         requirements = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []

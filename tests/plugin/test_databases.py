@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import boto3
 import mlflow
@@ -26,7 +27,7 @@ from tests.plugin.conftest import Field, log_versions, running_mlflow
 from tests.plugin.test_worker import planned_case, work
 from tests.servers import postgresql_programs, running_postgresql, running_s3, s3_environment
 
-NAME = "quadrants"
+NAME = "on-each-store"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     with ExitStack() as running:
         if request.param == "SQLite and folders":
             book, log, artifacts = f"sqlite:///{tmp_path}/book.db", str(tmp_path / "field_log"), "mlflow-artifacts:"
-            url = running.enter_context(running_mlflow(tmp_path, free_port()))
+            url = cast(str, request.getfixturevalue("mlflow_server"))
         else:
             programs = postgresql_programs()
             if programs is None:
@@ -73,6 +74,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.timeout(300)
 def test_from_a_logged_model_to_a_promoted_repair(stores: Stores, tmp_path: Path) -> None:
     client = MlflowClient()
+    mlflow.set_experiment(NAME)
     log_versions(NAME, 1)
     client.set_registered_model_alias(NAME, "champion", "1")
     settings = WorkerSettings(

@@ -15,9 +15,11 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient, pyfunc
+from mlflow.models import evaluate as mlflow_evaluate
 from mlflow.pyfunc import scoring_server
 from torch import nn
 from torch.nn import functional as F
@@ -219,9 +221,9 @@ def test_a_table_classifier_is_watched_and_repaired(loop: Loop) -> None:
     assert len(windows) == 3
     assert set(cast(Any, windows[0].scores)) == {"mmd", "uncertainty", "tabular"}
 
-    shifted_x, shifted_y = customers(420, 4)
-    for start in range(0, 420, 30):
-        some = slice(start, start + 30)
+    shifted_x, shifted_y = customers(300, 4)
+    for start in range(0, 300, 60):
+        some = slice(start, start + 60)
         records = [dict(zip(FEATURES, row.tolist(), strict=True)) for row in moved(shifted_x[some])]
         loop.ask("1", {"dataframe_records": [dict(reversed(one.items())) for one in records]}, shifted_y[some])
     settings = worker_settings(loop.folder)
@@ -238,10 +240,22 @@ def test_a_table_classifier_is_watched_and_repaired(loop: Loop) -> None:
     assert examples is not None
     assert "years" in orjson.loads(examples.content)["words"]["0"][0]
 
+    # The evaluator asks both versions by the names of the columns, too.
     holdout_x, holdout_y = customers(200, 5)
+    frame = pd.DataFrame(moved(holdout_x), columns=list(FEATURES))[list(mixed)]
+    judged = mlflow_evaluate(
+        model=f"models:/{loop.name}/{version}",
+        data=frame.assign(kind=holdout_y),
+        targets="kind",
+        model_type="classifier",
+        evaluators="fieldrepair",
+        evaluator_config={"champion": f"models:/{loop.name}/1"},
+    )
     before = loop.ask("1", as_frame(moved(holdout_x), mixed), holdout_y)
     after = loop.ask(version, as_frame(moved(holdout_x), mixed), holdout_y)
     assert (after == holdout_y).mean() > (before == holdout_y).mean() + 0.1
+    assert judged.metrics["field_accuracy_before"] == (before == holdout_y).mean()
+    assert judged.metrics["field_accuracy_after"] == (after == holdout_y).mean()
     assert load_handover(loop.name, version).input == spec
     files = {Path(item.path).name for item in MlflowClient().list_artifacts(case.run_id or "", "repair")}
     assert {"repaired.csv", "broken.csv"} <= files
@@ -315,11 +329,11 @@ def test_a_huggingface_text_classifier_is_watched_and_repaired(loop: Loop) -> No
     short[:, 6:] = 0
     assert torch.allclose(module(short), module(short[:, :6]), atol=1e-4)
 
-    shifted_x, shifted_y = tickets(420, 4, jargon=30)
-    for start in range(0, 420, 30):
-        some = slice(start, start + 30)
+    shifted_x, shifted_y = tickets(300, 4, jargon=30)
+    for start in range(0, 300, 60):
+        some = slice(start, start + 60)
         loop.ask("1", {"inputs": shifted_x[some].tolist()}, shifted_y[some])
-    version = repaired(loop, worker_settings(loop.folder, recipe="default", keep_reference="off", epochs=8), TEXT)
+    version = repaired(loop, worker_settings(loop.folder, recipe="default", keep_reference="off"), TEXT)
     case = loop.book.cases()[0]
     seen = view_task(cast(Any, _Stores(loop)), case, loop.book.tasks(case.id)[0])
     assert seen.text.startswith("word")
