@@ -27,12 +27,14 @@ from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import download, load_module, version_tag
 from fieldrepair_monitoring.served_model import Output, ServedModel
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import InputSpec, read_input_spec
+from fieldrepair_service.inputs import ImageInput, InputSpec, read_input_spec
 
 __all__ = ["HANDOVER_TAG", "HandOver", "Output", "ServedModel", "load_handover", "load_module", "read_handover"]
 
 HANDOVER_TAG = "fieldrepair.handover"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_OF_IMAGES = 1
+"""Format of a hand-over for images: nothing about it has changed, and an older fieldrepair can read it."""
 HANDOVER_FILE = "handover.json"
 REFERENCE_FILE = "reference.npz"
 
@@ -67,7 +69,7 @@ class HandOver:
     def describe(self) -> dict[str, Any]:
         """Everything but the reference set's arrays, ready for JSON."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": _OF_IMAGES if isinstance(self.input, ImageInput) else FORMAT_VERSION,
             "input": self.input.model_dump(mode="json"),
             "class_names": list(self.class_names),
             "embedding_layer": self.embedding_layer,

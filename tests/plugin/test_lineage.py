@@ -103,7 +103,7 @@ def test_from_a_version_back_to_its_field_inputs_and_forward_from_its_case(
         "- 22 field inputs to learn from (budget 22), 40 to judge by",
         "By 3 people: ada (62), grace (62), labeller (1)",
         "- Agreement: 61 of 62 inputs that two people labelled, Cohen's kappa 0.",
-        "Single classes with too few reference inputs (fewer than",
+        "- Every class had enough reference inputs to be judged.",
         f'set_registered_model_alias("{field.name}", "champion", "1")',
         "![repaired](repaired.png)",
         "recipe paper",
