@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fieldrepair_monitoring.class_scores import embedding_of, scores_tensor
 from fieldrepair_monitoring.errors import HandOverMismatchError, UnsupportedModelError
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.model_cache import cached_model, cached_module
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import module_uri
 from fieldrepair_plugin import attach, log_model
@@ -229,6 +230,12 @@ def test_a_pt2_version_becomes_trainable_by_its_factory(code: Path, reference: R
     )
     before, after = repaired(module, handover)
     assert after > before
+
+    # The monitor keeps the trainable module in its cache, the model server the graph.
+    served, trainable = (find("exported", version, tmp_path / "models") for find in (cached_model, cached_module))
+    assert (served / "data" / "model.pt2").exists()
+    assert load_module("exported", version, trainable).train().training
+    assert cached_module("quadrants", "1", tmp_path / "models") == cached_model("quadrants", "1", tmp_path / "models")
 
     # The repaired version is a pickled one with the network's code, and is served under the parent's signature.
     with open_case_book(f"sqlite:///{tmp_path}/book.db") as book:
