@@ -60,7 +60,7 @@ def run_backtest(settings: BacktestCommand) -> list[Replay]:
 def _replay(
     settings: BacktestCommand, handover: HandOver, model: ServedModel, windows: Iterator[ReplayWindow]
 ) -> list[Replay]:
-    names = settings.detector_names
+    names = settings.detector_names_for(handover.input)
     watched = {name: WatchedVersion(handover, model, _only(settings, name)) for name in names}
     if len(names) > 1:
         watched[TOGETHER] = WatchedVersion(handover, model, settings)
@@ -86,9 +86,7 @@ def _stored(settings: BacktestCommand, handover: HandOver, version: str) -> Iter
     """The windows of the time asked for, cut from the beginning of the log as the monitor cuts them."""
     spec = handover.input
     log = FieldLog.open(settings.field_log_uri)
-    reader = WindowReader(
-        log, str(settings.model_name), version, shape=spec.shape, dtype=spec.dtype, size=settings.window_size
-    )
+    reader = WindowReader(log, str(settings.model_name), version, spec=spec, size=settings.window_size)
     since, until, shift = map(_ms, (settings.backtest_since, settings.backtest_until, settings.backtest_shift_at))
     position: Cursor = {}
     while (found := reader.next(position)) is not None:

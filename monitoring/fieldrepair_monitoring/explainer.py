@@ -24,7 +24,7 @@ from fieldrepair_monitoring.history_plot import HISTORY_PICTURE, history_plot
 from fieldrepair_monitoring.labelled import LabelledAccuracy
 from fieldrepair_monitoring.labelled_windows import LabelledWindows
 from fieldrepair_monitoring.metrics import MonitorMetrics
-from fieldrepair_monitoring.model_cache import cached_model
+from fieldrepair_monitoring.model_cache import cached_module
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.windows import FieldWindow, WindowReader
 from fieldrepair_service.case_book import CaseBook, DriftEvent, WindowRecord
@@ -162,7 +162,7 @@ class Explainer:
         name, version = event.model_name, event.model_version
         cache = self._settings.state_dir / "cache"
         handover = load_handover(name, version, cache / "handovers")
-        folder = cached_model(name, version, cache / "models")
+        folder = cached_module(name, version, cache / "models")
         model = ServedModel(load_module(name, version, folder), handover, device=self._settings.torch_device)
         found = explain(model, handover, self._field_inputs(event, handover), seed=self._settings.monitor_seed)
         windows = self._windows_until(event)
@@ -182,9 +182,7 @@ class Explainer:
         spec = handover.input
         instance = max(1, int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize)
         size = max(1, min(event.field_inputs_until_alert, MOST_INPUTS, MOST_BYTES // instance))
-        reader = WindowReader(
-            self._log, event.model_name, event.model_version, shape=spec.shape, dtype=spec.dtype, size=size
-        )
+        reader = WindowReader(self._log, event.model_name, event.model_version, spec=spec, size=size)
         found = reader.next(event.cursor_start)
         if not isinstance(found, FieldWindow):
             raise FieldInputsMissingError(f"the field log has no {size} field inputs of this event any more")

@@ -22,7 +22,7 @@ class Features:
     embeddings: FloatArray
     """``(n, d)`` input of the embedding layer, flattened."""
     rows: FloatArray | None = None
-    """``(n, f)`` the served inputs themselves, where each is one row of a table; None for images."""
+    """``(n, f)`` the served inputs themselves, where each is one row of a table; None for images and texts."""
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -26,12 +26,15 @@ from fieldrepair_monitoring.model_cache import recall, remember
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import download, load_module, version_tag
 from fieldrepair_monitoring.served_model import Output, ServedModel
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.errors import InputError
+from fieldrepair_service.inputs import ImageInput, InputSpec, read_input_spec
 
 __all__ = ["HANDOVER_TAG", "HandOver", "Output", "ServedModel", "load_handover", "load_module", "read_handover"]
 
 HANDOVER_TAG = "fieldrepair.handover"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_OF_IMAGES = 1
+"""Format of a hand-over for images: nothing about it has changed, and an older fieldrepair can read it."""
 HANDOVER_FILE = "handover.json"
 REFERENCE_FILE = "reference.npz"
 
@@ -40,7 +43,7 @@ REFERENCE_FILE = "reference.npz"
 class HandOver:
     """What monitor and repair need to know about a model version."""
 
-    input: ImageInput
+    input: InputSpec
     """The served form of one instance."""
     class_names: tuple[str, ...]
     """One per output of the model, in order."""
@@ -66,7 +69,7 @@ class HandOver:
     def describe(self) -> dict[str, Any]:
         """Everything but the reference set's arrays, ready for JSON."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": _OF_IMAGES if isinstance(self.input, ImageInput) else FORMAT_VERSION,
             "input": self.input.model_dump(mode="json"),
             "class_names": list(self.class_names),
             "embedding_layer": self.embedding_layer,
@@ -81,7 +84,7 @@ class _Stored(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     format_version: int
-    input: ImageInput
+    input: dict[str, Any]
     class_names: list[str] = Field(min_length=2)
     embedding_layer: str
     output: Output
@@ -109,13 +112,16 @@ def read_handover(folder: Path) -> HandOver:
         )
     try:
         stored = _Stored.model_validate(raw)
+        spec = read_input_spec(stored.input)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
         )
         raise HandOverError(f"{path} is damaged ({problems}); run `fieldrepair attach` again") from error
+    except InputError as error:
+        raise HandOverError(f"{path} is damaged (input: {error}); run `fieldrepair attach` again") from error
     return HandOver(
-        input=stored.input,
+        input=spec,
         class_names=tuple(stored.class_names),
         embedding_layer=stored.embedding_layer,
         output=stored.output,

@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError
-from fieldrepair_monitoring.registry import download, model_version
+from fieldrepair_monitoring.registry import download, model_version, module_uri
 
+_MODULE = "-module-"
 KEPT = 5
 """Models of one name that are kept, those used last: the served one, the one before it, a candidate, and two more."""
 
@@ -58,16 +59,38 @@ def cached_model(name: str, version: str, cache_dir: Path) -> Path:
     except ModelVersionMissingError:
         raise
     except RegistryError:
-        known = sorted(home.glob(f"{version}-*"), key=_last_used)
+        known = sorted((path for path in home.glob(f"{version}-*") if _MODULE not in path.name), key=_last_used)
         if not known:
             raise
         return used(known[-1])
     folder = home / f"{version}-{made_ms}"
     if folder.exists():
         return used(folder)
+    return _fetched(f"models:/{name}/{version}", folder)
+
+
+def cached_module(name: str, version: str, cache_dir: Path) -> Path:
+    """Like :func:`cached_model`; of a version that is served as pt2 the trainable module that was attached to it."""
+    home = cache_dir / quote(name, safe="")
+    try:
+        source = module_uri(name, version)
+    except ModelVersionMissingError:
+        raise
+    except RegistryError:
+        known = sorted(home.glob(f"{version}{_MODULE}*"), key=_last_used)
+        return used(known[-1]) if known else cached_model(name, version, cache_dir)
+    if source == f"models:/{name}/{version}":
+        return cached_model(name, version, cache_dir)
+    folder = home / f"{version}{_MODULE}{source.rsplit('-', 1)[-1]}"
+    return used(folder) if folder.exists() else _fetched(source, folder)
+
+
+def _fetched(source: str, folder: Path) -> Path:
+    """Fetch a model into its folder, which appears whole."""
+    home = folder.parent
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as scratch:
-        fetched = download(f"models:/{name}/{version}", Path(scratch))
+        fetched = download(source, Path(scratch))
         if not fetched.is_relative_to(scratch):  # a local store gives its own folder, which may go with the version
             fetched = Path(shutil.copytree(fetched, Path(scratch) / "copy"))
         try:

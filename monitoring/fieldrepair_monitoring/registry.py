@@ -13,8 +13,11 @@ from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryErro
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
     from torch import nn
 
+MODULE_TAG = "fieldrepair.module"
+"""Of a version that cannot be trained itself (pt2): URI of the same network as a pickled module."""
 _LOGGED_MODEL = re.compile(r"models:/(m-[^/@]+)$")
 _RELOG = (
     "log it again with fieldrepair_plugin.log_model(...), or with "
@@ -86,13 +89,37 @@ def download(uri: str, folder: Path) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
 
+def version_signature(name: str, version: str) -> ModelSignature | None:
+    """What the version's model server takes and gives, as it was logged; None if that was not.
+
+    Raises:
+        ModelVersionMissingError: there is no such version.
+        RegistryError: MLflow could not answer.
+    """
+    from mlflow.models import get_model_info
+
+    uri = f"models:/{name}/{version}"
+    with registry_errors(f"model {uri}"):
+        return cast("ModelSignature | None", get_model_info(uri).signature)
+
+
+def module_uri(name: str, version: str) -> str:
+    """Where the version's trainable module is: with the version itself, unless another one was attached to it.
+
+    Raises:
+        ModelVersionMissingError: there is no such version.
+        RegistryError: MLflow could not answer.
+    """
+    return version_tag(name, version, MODULE_TAG) or f"models:/{name}/{version}"
+
+
 def load_module(name: str, version: str, folder: Path | None = None) -> nn.Module:
     """The version's PyTorch module on the CPU, in evaluation mode.
 
     Args:
         name: registered model.
         version: its version.
-        folder: where its model is on this machine, from a cache. Default: it is fetched and deleted again.
+        folder: where its (trainable) model is on this machine, from a cache. Default: it is fetched and deleted again.
 
     Raises:
         UnsupportedModelError: the version is no pickled PyTorch module; the message says how to log it.
@@ -106,9 +133,8 @@ def load_module(name: str, version: str, folder: Path | None = None) -> nn.Modul
 
     uri = f"models:/{name}/{version}"
     with tempfile.TemporaryDirectory(prefix="fieldrepair-model-") as scratch:
-        if folder is None:
-            model_version(name, version)  # a missing version is reported as such, not as a missing artifact
-            folder = download(uri, Path(scratch))
+        if folder is None:  # a missing version is reported as such, not as a missing artifact
+            folder = download(module_uri(name, version), Path(scratch))
         flavours = cast(dict[str, dict[str, Any]], Model.load(str(folder)).flavors)
         if "pytorch" not in flavours:
             found = ", ".join(sorted(set(flavours) - {"python_function"})) or "none"
@@ -120,7 +146,8 @@ def load_module(name: str, version: str, folder: Path | None = None) -> nn.Modul
         if (data / "model.pt2").exists():
             raise UnsupportedModelError(
                 f'{uri} was logged with serialization_format="pt2" (MLflow\'s default since 3.17); an exported graph '
-                f"cannot be trained any further, so it cannot be repaired: {_RELOG}"
+                f"cannot be trained any further, so it cannot be repaired: {_RELOG}; or name what makes its network: "
+                f"fieldrepair attach {uri} --factory MODULE:FUNCTION"
             )
         try:
             loaded = cast(object, mlflow_pytorch.load_model(str(folder), map_location="cpu"))

@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from fieldrepair_monitoring.class_scores import embedding_of, scores_tensor, to_float
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError
 from fieldrepair_monitoring.features import Features, FloatArray
+from fieldrepair_service.inputs import TabularInput
 
 if TYPE_CHECKING:
-    from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
+    from fieldrepair_service.inputs import InputSpec
 
 Output = Literal["logits", "probabilities"]
 
@@ -24,7 +26,7 @@ class ModelDescription(Protocol):
     """The part of a hand-over that running the model needs."""
 
     @property
-    def input(self) -> ImageInput | TabularInput | TextInput:
+    def input(self) -> InputSpec:
         """The served form of one instance."""
         ...
 
@@ -111,7 +113,7 @@ class ServedModel:
                 embeddings.append(self._embedding(captured, len(batch)))
                 captured.clear()
         raw = np.concatenate(outputs)
-        rows = np.asarray(x, dtype=np.float32) if x.ndim == 2 else None
+        rows = np.asarray(x, dtype=np.float32) if isinstance(self.handover.input, TabularInput) else None
         return Features(raw, to_scores(raw, self.handover.output), np.concatenate(embeddings), rows)
 
     def _run(self, batch: npt.NDArray[np.generic]) -> object:
@@ -137,7 +139,7 @@ class ServedModel:
                 f"the input of layer {name!r} has shape {tuple(tensor.shape)} for {size} instances, expected "
                 f"({size}, ...); pass another embedding_layer, one of: {layer_names(self.module)}"
             )
-        return _to_numpy(tensor.reshape(size, -1))
+        return _to_numpy(embedding_of(tensor, self._layer))
 
 
 def to_scores(outputs: FloatArray, kind: Output) -> FloatArray:
@@ -172,18 +174,19 @@ def _capture_input(layer: nn.Module) -> Generator[list[torch.Tensor]]:
 
 
 def _rows(output: object, size: int) -> FloatArray:
-    if not isinstance(output, torch.Tensor):
+    scores = scores_tensor(output)
+    if scores is None:
         raise HandOverMismatchError(
-            f"the model returns a {type(output).__name__}, expected one tensor of shape (n, classes); wrap the model "
-            "so that it returns its class scores"
+            f"the model returns a {type(output).__name__}, expected one tensor of shape (n, classes), or an object "
+            "with such a tensor as its logits; wrap the model so that it returns its class scores"
         )
-    if output.ndim != 2 or output.shape[0] != size or output.shape[1] < 2:
+    if scores.ndim != 2 or scores.shape[0] != size or scores.shape[1] < 2:
         raise HandOverMismatchError(
-            f"the model returns shape {tuple(output.shape)} for {size} instances, expected ({size}, classes) with at "
+            f"the model returns shape {tuple(scores.shape)} for {size} instances, expected ({size}, classes) with at "
             "least 2 classes"
         )
-    return _to_numpy(output)
+    return _to_numpy(scores)
 
 
 def _to_numpy(tensor: torch.Tensor) -> FloatArray:
-    return cast(FloatArray, tensor.detach().to("cpu", torch.float32).numpy())
+    return cast(FloatArray, to_float(tensor).numpy())

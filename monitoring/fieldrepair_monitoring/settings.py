@@ -9,6 +9,7 @@ from pydantic import Field, HttpUrl, SecretStr, model_validator
 from typing_extensions import Self
 
 from fieldrepair_monitoring.false_alarms import rate_for
+from fieldrepair_service.inputs import InputSpec, TabularInput
 from fieldrepair_service.settings import StoreSettings
 
 
@@ -52,9 +53,9 @@ class MonitorSettings(RegistrySettings):
     detectors: str = "mmd,uncertainty,trend"
     """How windows are compared with the reference: one name, or several with commas between them. mmd, lsdd,
     learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty, frouros_ks and classes at class
-    scores; context_mmd and trend at both; tabular at the columns of tables. trend compares with the field's own earlier
-    windows, all others with the reference. frouros_... are by frouros (BSD-3-Clause), classes, trend and tabular are
-    our own, all others use alibi-detect (Business Source License 1.1)."""
+    scores; context_mmd and trend at both; tabular at the columns of tables (unless this is set, it is added for those).
+    trend compares with the field's own earlier windows, all others with the reference. frouros_... are by frouros
+    (BSD-3-Clause), classes, trend and tabular are our own, all others use alibi-detect (Business Source License 1.1)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
     """Rate of false alarms per window, for all detectors together: a window with a smaller p-value has drifted."""
     drift_false_alarms_per_day: float | None = Field(default=None, gt=0)
@@ -137,6 +138,17 @@ class MonitorSettings(RegistrySettings):
     def detector_names(self) -> tuple[str, ...]:
         """The detectors, in order."""
         return tuple(name.strip() for name in self.detectors.split(",") if name.strip())
+
+    def detector_names_for(self, spec: InputSpec) -> tuple[str, ...]:
+        """The detectors for a version with such inputs: of tables the columns are looked at too.
+
+        Not where ``detectors`` was set, nor with too few calibration windows for one more detector.
+        """
+        names = (*self.detector_names, "tabular")
+        enough = self.false_alarm_rate / len(names) * (1 + self.drift_calibration_windows) > 1
+        if isinstance(spec, TabularInput) and "detectors" not in self.model_fields_set and enough:
+            return names
+        return self.detector_names
 
     @property
     def false_alarm_rate(self) -> float:

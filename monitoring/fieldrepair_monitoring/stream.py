@@ -63,9 +63,7 @@ class Stream:
         self._tracing = tracing
         self._confirmation = Confirmation(settings.drift_confirmations, settings.drift_confirmation_windows)
         spec = watched.handover.input
-        self._reader = WindowReader(
-            log, model_name, model_version, shape=spec.shape, dtype=spec.dtype, size=settings.window_size
-        )
+        self._reader = WindowReader(log, model_name, model_version, spec=spec, size=settings.window_size)
 
     def step(self) -> bool:
         """Judge and record the next window.

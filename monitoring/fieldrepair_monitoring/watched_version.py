@@ -25,7 +25,7 @@ from fieldrepair_monitoring.detectors.combination import combine
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
 from fieldrepair_monitoring.features import Features, joined
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
-from fieldrepair_monitoring.model_cache import cached_model
+from fieldrepair_monitoring.model_cache import cached_module
 from fieldrepair_monitoring.reference import Inputs, Reference
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.severity import AccuracyEstimate, AccuracyEstimator
@@ -103,7 +103,7 @@ class WatchedVersion:
         """
         handover = load_handover(name, version, cache_dir)
         # Beside the hand-overs, where `up` has put the model already: a restart needs no registry for either.
-        folder = cached_model(name, version, cache_dir.parent / "models") if cache_dir is not None else None
+        folder = cached_module(name, version, cache_dir.parent / "models") if cache_dir is not None else None
         module = load_module(name, version, folder)
         return cls(handover, ServedModel(module, handover, device=settings.torch_device), settings)
 
@@ -177,9 +177,10 @@ class WatchedVersion:
     def _fit(
         self, reference: Reference, validation: Features, settings: MonitorSettings
     ) -> dict[int, dict[str, Detector]]:
+        names = settings.detector_names_for(self.handover.input)
         options = DetectorOptions(
             # Each detector's own threshold is drawn where Bonferroni puts it; the decision is made by all together.
-            p_value=settings.false_alarm_rate / len(settings.detector_names),
+            p_value=settings.false_alarm_rate / len(names),
             window_size=settings.window_size,
             calibration_windows=settings.drift_calibration_windows,
             min_effect=settings.drift_min_effect,
@@ -197,7 +198,7 @@ class WatchedVersion:
                     MIN_REFERENCE,
                 )
                 continue
-            made = {name: make_detector(name, options) for name in settings.detector_names}
+            made = {name: make_detector(name, options) for name in names}
             for detector in made.values():
                 detector.fit(features)
             detectors[world] = made

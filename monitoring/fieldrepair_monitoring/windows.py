@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from fieldrepair_service.errors import InputError
 from fieldrepair_service.field_log import Cursor, FieldLog, FieldRows
+from fieldrepair_service.inputs import InputSpec, arranged
 
 Inputs = npt.NDArray[np.generic]
 
@@ -60,19 +62,16 @@ class WindowReader:
         log: the field log.
         model_name: registered model.
         model_version: its version.
-        shape: of one served instance; rows of another shape are passed over.
-        dtype: that the model takes; inputs come back as this.
+        spec: what the model takes; rows of another shape are passed over, inputs come back in its dtype.
         size: rows per window.
     """
 
-    def __init__(
-        self, log: FieldLog, model_name: str, model_version: str, *, shape: tuple[int, ...], dtype: str, size: int
-    ) -> None:
+    def __init__(self, log: FieldLog, model_name: str, model_version: str, *, spec: InputSpec, size: int) -> None:
         self._log = log
         self._model_name = model_name
         self._model_version = model_version
-        self._shape = shape
-        self._dtype = np.dtype(dtype)
+        self._spec = spec
+        self._dtype = np.dtype(spec.dtype)
         self._size = size
         # After a look that found too little: so many rows must be there before inputs are read again.
         self._least = size
@@ -136,25 +135,29 @@ class WindowReader:
             limit=limit,
             model_name=self._model_name,
             model_version=self._model_version,
-            columns=["request_id", "input", "dtype", "shape"],
+            columns=["request_id", "input", "dtype", "shape", "columns"],
         )
 
     def _decode(self, rows: FieldRows) -> list[Inputs | str]:
         """Each row's instance, or why it cannot be used."""
         table = rows.to_table()
-        columns = (table.column(name).to_pylist() for name in ("input", "dtype", "shape"))
+        columns = (table.column(name).to_pylist() for name in ("input", "dtype", "shape", "columns"))
         return [self._instance(*row) for row in zip(*columns, strict=True)]
 
-    def _instance(self, raw: bytes, dtype: str, shape: list[int]) -> Inputs | str:
-        if tuple(shape) != self._shape:
-            return "shape"
+    def _instance(self, raw: bytes, dtype: str, shape: list[int], columns: list[str] | None) -> Inputs | str:
         try:
             stored = np.dtype(dtype).newbyteorder("<")
         except TypeError:
             return "dtype"
         if stored.kind not in "fiub":
             return "dtype"
-        if len(raw) != stored.itemsize * int(np.prod(self._shape)):
+        if len(raw) != stored.itemsize * int(np.prod(shape)):
             return "damaged"
-        instance = np.frombuffer(raw, dtype=stored).reshape(self._shape).astype(self._dtype)
+        try:
+            taken = arranged(self._spec, np.frombuffer(raw, dtype=stored).reshape(shape), columns)
+        except InputError:
+            return "columns"
+        if taken.shape != self._spec.shape:
+            return "shape"
+        instance = taken.astype(self._dtype)
         return instance if np.isfinite(instance).all() else "not_finite"

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from fieldrepair_plugin.repairable import IntArray, Served
 from fieldrepair_service.case_book import Task
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.input_text import describe_row, describe_text
+from fieldrepair_service.inputs import ImageInput, InputSpec, TextInput
 
 _MOST_NUMBERS = 15
 """Up to so many classes a confusion matrix shows its counts; beyond, the colours must do."""
@@ -47,6 +48,38 @@ def save_confusion(path: Path, matrices: dict[str, list[list[int]]], class_names
                 colour = "white" if shares[true, answered] > 0.5 else "black"
                 axes.text(answered, true, str(count), ha="center", va="center", color=colour, fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def save_examples(
+    folder: Path, name: str, inputs: Served, captions: Sequence[str], spec: InputSpec, title: str
+) -> Path:
+    """Write inputs with a caption each for people: of images one picture, of table rows and texts a CSV file.
+
+    Args:
+        folder: where to write.
+        name: of the file, without its ending.
+        inputs: ``(n, *served shape)``.
+        captions: ``(n,)``.
+        spec: how inputs are read.
+        title: of the whole, in a picture.
+
+    Returns:
+        The file.
+    """
+    if isinstance(spec, ImageInput):
+        save_grid(folder / f"{name}.png", inputs, captions, spec, title)
+        return folder / f"{name}.png"
+    path = folder / f"{name}.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        if isinstance(spec, TextInput):
+            table.writerow(["answers", "text"])
+            table.writerows([caption, describe_text(spec, one)] for caption, one in zip(captions, inputs, strict=True))
+        else:
+            table.writerow(["answers", *spec.features])
+            for caption, one in zip(captions, inputs, strict=True):
+                table.writerow([caption, *(value for _, value, _ in describe_row(spec, one))])
+    return path
 
 
 def save_grid(path: Path, inputs: Served, captions: Sequence[str], spec: ImageInput, title: str) -> None:

@@ -16,11 +16,14 @@ from mlflow.entities import LifecycleStage
 from fieldrepair_monitoring.errors import ModelVersionMissingError
 from fieldrepair_monitoring.handover import HandOver, load_module
 from fieldrepair_monitoring.reference import Reference, read_arrays
-from fieldrepair_monitoring.registry import model_version, registry_errors
+from fieldrepair_monitoring.registry import model_version, registry_errors, version_signature
 from fieldrepair_plugin.handover_check import prepare_handover
 from fieldrepair_plugin.handover_store import write_handover
+from fieldrepair_plugin.logits_only import answers_with_object
 from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_plugin.rebuilding import Factory, rebuild, store_module
+from fieldrepair_plugin.signatures import feature_columns
+from fieldrepair_service.inputs import InputSpec
 
 EXPERIMENT = "fieldrepair"
 
@@ -48,8 +51,11 @@ def attach(
     reference: Reference | str | Path,
     *,
     class_names: Sequence[str] | None = None,
-    input: ImageInput | None = None,
+    input: InputSpec | None = None,
     embedding_layer: str | None = None,
+    factory: Factory | str | None = None,
+    state_dict: str | Path | None = None,
+    code_paths: Sequence[str | Path] = (),
     allow_poor_accuracy: bool = False,
     device: str = "cpu",
 ) -> Attached:
@@ -58,10 +64,15 @@ def attach(
     Args:
         model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
         reference: reference set, or the ``.npz`` file that holds it (see :class:`Reference`); the file may also hold
-            ``class_names``.
+            ``class_names``, and of table rows ``feature_names``.
         class_names: one per output; default: those of the file, else ``"0", "1", ...``.
         input: how a served instance is laid out and scaled; default: guessed where the reference leaves no doubt.
-        embedding_layer: layer whose input is the embedding; default: the ``nn.Linear`` that runs last.
+        embedding_layer: layer whose input is the embedding; default: the linear or convolutional one that runs last.
+        factory: of a version logged as pt2, which cannot be trained: what makes its network anew, untrained; a function
+            without arguments, or ``"MODULE:FUNCTION"``.
+        state_dict: of such a version, the file with its weights (``torch.save(module.state_dict(), FILE)``); default:
+            those in the version itself.
+        code_paths: files or folders that define the network; stored with it, so that others can load it.
         allow_poor_accuracy: take a model that is right on the reference no more often than chance.
         device: where to run the model for the check.
 
@@ -69,28 +80,47 @@ def attach(
         ModelUriError: the URI cannot be read, or nothing is there.
         ReferenceSetError: the reference set cannot be read.
         HandOverMismatchError: model, reference set and description contradict each other.
-        UnsupportedModelError: the version is no pickled PyTorch module.
+        UnsupportedModelError: the version is no pickled PyTorch module, and cannot be made one from what is given.
         RegistryError: MLflow could not answer or could not take the hand-over.
     """
     target = parse_model_uri(model_uri)
     name, version = target.name, wanted_version(target)
+    feature_names: list[str] | None = None
     if not isinstance(reference, Reference):
         path = Path(reference)
-        if class_names is None:
-            class_names = _stored_class_names(read_arrays(path))
+        arrays = read_arrays(path)
+        class_names = _stored_names(arrays, "class_names") if class_names is None else class_names
+        feature_names = _stored_names(arrays, "feature_names")
         reference = Reference.load_npz(path)
+    columns = feature_columns(version_signature(name, version))
+    if factory is None and state_dict is None:
+        module, rebuilt = load_module(name, version), None
+    else:
+        rebuilt = rebuild(name, version, factory, state_dict, code_paths, reference)
+        module = rebuilt.module
     checked = prepare_handover(
-        load_module(name, version),
+        module,
         reference,
         class_names=class_names,
         input=input,
+        feature_names=feature_names,
+        columns=columns,
         embedding_layer=embedding_layer,
         allow_poor_accuracy=allow_poor_accuracy,
         device=device,
     )
+    notes = list(checked.notes)
+    if answers_with_object(module, reference.val_x[:2], checked.handover.input):
+        notes.append(
+            "the model answers with an object; monitor and repair read its logits, but MLflow's scoring server refuses "
+            "it: log it with fieldrepair_plugin.log_model to have it served by `fieldrepair up`"
+        )
     run_id = _run_for(name, version)
+    if rebuilt is not None:
+        notes += rebuilt.notes
+        store_module(run_id, name, version, rebuilt)  # before the hand-over, which makes the version watched
     uri = write_handover(run_id, name, version, checked.handover)
-    return Attached(name, version, run_id, uri, checked.handover, checked.notes)
+    return Attached(name, version, run_id, uri, checked.handover, tuple(notes))
 
 
 def run_attach(
@@ -98,8 +128,11 @@ def run_attach(
     reference: Path,
     *,
     class_names: Sequence[str] | None = None,
-    input: ImageInput | None = None,
+    input: InputSpec | None = None,
     embedding_layer: str | None = None,
+    factory: str | None = None,
+    state_dict: Path | None = None,
+    code_paths: Sequence[Path] = (),
     allow_poor_accuracy: bool = False,
     device: str = "cpu",
 ) -> None:
@@ -110,6 +143,9 @@ def run_attach(
         class_names=class_names,
         input=input,
         embedding_layer=embedding_layer,
+        factory=factory,
+        state_dict=state_dict,
+        code_paths=code_paths,
         allow_poor_accuracy=allow_poor_accuracy,
         device=device,
     )
@@ -133,8 +169,8 @@ def describe(attached: Attached) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stored_class_names(arrays: dict[str, npt.NDArray[Any]]) -> list[str] | None:
-    names = arrays.get("class_names")
+def _stored_names(arrays: dict[str, npt.NDArray[Any]], which: str) -> list[str] | None:
+    names = arrays.get(which)
     return None if names is None else [str(name) for name in np.atleast_1d(names)]
 
 

@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
-from fieldrepair_plugin.acceptance import Predictions, Verdict, judge
-from fieldrepair_plugin.artifacts import answer_captions, save_confusion, save_grid, save_labels
+from fieldrepair_monitoring.handover import ServedModel, load_handover, load_module
+from fieldrepair_plugin.acceptance import Predictions, judge
 from fieldrepair_plugin.case_files import CaseFiles, Plan
 from fieldrepair_plugin.case_planning import repair_settings, training_set
 from fieldrepair_plugin.case_progress import CaseProgress
+from fieldrepair_plugin.case_report import Finding, run_params, save_report
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.field_pool import Key, read_inputs
-from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.field_window import FieldLogWindow
+from fieldrepair_plugin.model_card import DESCRIPTION_LIMIT, CardFacts, model_card
 from fieldrepair_plugin.registration import Candidate, Labelled, find_registered, register_candidate, set_candidate
-from fieldrepair_plugin.repair_run import RepairRun, fetch_plan, repair_run
+from fieldrepair_plugin.repair_run import fetch_plan, repair_run
+from fieldrepair_plugin.repair_task import RepairTask, with_earlier
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, compute_device
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.strategies import strategy_named
-from fieldrepair_plugin.training import RepairResult
 from fieldrepair_service.case_book import Case, CaseBook, CaseState, Purpose
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger(__name__)
-
-_GRID_INPUTS = 16
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Everything the repair of one case starts from."""
-
-    case: Case
-    handover: HandOver
-    champion: nn.Module
-    plan: Plan
-    selection: Selection
-    pool: Served
-    """The adaptation pool, and after it what people labelled for repair in earlier attempts."""
-    labels: dict[int, int]
-    """Pool index -> class."""
-    acceptance: Labelled
-    judged: list[Key]
-    """(request_id, row) of the acceptance sample, in its order."""
-
-    @property
-    def repair(self) -> Labelled:
-        """What people labelled for the repair."""
-        indices = np.asarray(sorted(self.labels), dtype=np.int64)
-        return Labelled(self.pool[indices], np.asarray([self.labels[int(at)] for at in indices], dtype=np.int64))
 
 
 class Trainer:
@@ -102,14 +75,16 @@ class Trainer:
         task = self._load(case)
         # By the recipe that chose the questions, whatever the setting says now: people have answered these.
         engine = replace(repair_settings(self._settings, task.plan.seed), recipe=task.selection.recipe)
-        with repair_run(self._book, case, self._params(task, engine)) as run:
-            run.log_field_data(
-                task.pool,
-                task.repair,
-                field_log_uri=self._settings.field_log_uri,
-                start=case.cursor_start,
-                end=case.pool_cursor or {},
-            )
+        window = FieldLogWindow.of(
+            self._log,
+            self._settings.field_log_uri,
+            case.model_name,
+            case.model_version,
+            case.cursor_start,
+            case.pool_cursor or {},
+        )
+        with repair_run(self._book, case, run_params(task, engine, self._settings)) as run:
+            run.log_field_data(task.pool, task.repair, window)
             repairable = RepairableModel(
                 task.champion, task.handover.input, task.handover.embedding_layer, task.handover.output
             )
@@ -125,9 +100,8 @@ class Trainer:
                     checkpoint=CaseFiles.of(self._settings.cases_dir, case).checkpoint,
                 )
             run.log_missing_epochs(result)
-            repaired = result.module
             with self._tracing.span("judge") as span:
-                field, reference = self._predict(task, repaired)
+                field, reference = self._predict(task, result.module)
                 verdict = judge(
                     field,
                     reference,
@@ -136,12 +110,13 @@ class Trainer:
                     alpha=self._settings.alpha,
                 )
                 span.set(accepted=verdict.accepted, reasons=verdict.reasons)
-            self._book.update_case(
-                case.id, acceptance={**_verdict_json(verdict, task), "answers": _answers(field, task)}
-            )
+            finding = Finding(task, engine, window, result, field, verdict, run.run_id)
+            self._book.update_case(case.id, acceptance={**finding.verdict_json(), "answers": finding.answers()})
             run.log_verdict(verdict, result)
-            run.log_files(self._report(task, field, verdict, result))
-            return self._decide(task, repaired, verdict, run)
+            folder = CaseFiles.of(self._settings.cases_dir, case).report
+            facts = save_report(folder, finding, self._book)
+            run.log_files(folder)
+            return self._decide(finding, facts)
 
     def _enough_labels(self, case: Case) -> tuple[bool, str]:
         repair = case.budget == 0 or self._book.labels(case.id, Purpose.REPAIR)
@@ -156,7 +131,7 @@ class Trainer:
             )
         return True, ""
 
-    def _load(self, case: Case) -> _Task:
+    def _load(self, case: Case) -> RepairTask:
         name, version = case.model_name, case.model_version
         handover = load_handover(name, version, self._settings.handover_cache)
         champion = load_module(name, version).to(compute_device(self._settings.repair_device))
@@ -176,7 +151,7 @@ class Trainer:
         leaked = set(places) & {key for key, _ in judged}
         if leaked:
             raise InputError(f"{len(leaked)} acceptance inputs are also in the pool, for example {min(leaked)}")
-        return _Task(
+        return RepairTask(
             case=case,
             handover=handover,
             champion=champion,
@@ -191,7 +166,7 @@ class Trainer:
             judged=[key for key, _ in judged],
         )
 
-    def _predict(self, task: _Task, repaired: nn.Module) -> tuple[Predictions, Predictions]:
+    def _predict(self, task: RepairTask, repaired: nn.Module) -> tuple[Predictions, Predictions]:
         """Both models on the acceptance sample, and on the validation inputs of every world the champion knows."""
         reference = task.handover.reference
         device = compute_device(self._settings.repair_device)
@@ -203,25 +178,27 @@ class Trainer:
 
         return answers(task.acceptance.x, task.acceptance.y), answers(reference.val_x, reference.val_y)
 
-    def _decide(self, task: _Task, repaired: nn.Module, verdict: Verdict, run: RepairRun) -> Case:
+    def _decide(self, finding: Finding, facts: CardFacts) -> Case:
+        task, verdict = finding.task, finding.verdict
         case = task.case
         if not verdict.accepted:
             return self._book.transition(
                 case.id, CaseState.REJECTED, "no repair found: " + "; ".join(verdict.reasons), actor="worker"
             )
         candidate = Candidate(
-            module=repaired,
+            module=finding.result.module,
             parent=task.handover,
             case=case,
-            event=self._book.event(case.event_id),
+            event=facts.event,
             repair=task.repair,
             acceptance=task.acceptance,
             pool=task.pool,
             verdict=verdict,
             budget=case.budget or 0,
             seed=task.plan.seed,
+            description=model_card(facts, limit=DESCRIPTION_LIMIT),
         )
-        logger.info("case %d: accepted (run %s)", case.id, run.run_id)
+        logger.info("case %d: accepted (run %s)", case.id, finding.run_id)
         with self._tracing.span("register") as span:
             version = register_candidate(candidate)
             span.set(candidate_version=version)
@@ -238,85 +215,6 @@ class Trainer:
             note=f"waiting for approval: move alias champion of {case.model_name} to version {version}",
         )
 
-    def _params(self, task: _Task, engine: HybridSettings) -> dict[str, object]:
-        settings, case = self._settings, task.case
-        return {
-            "model_name": case.model_name,
-            "model_version": case.model_version,
-            "case": case.id,
-            "event": case.event_id,
-            "attempt": case.attempt,
-            "budget": case.budget,
-            "field_inputs": task.plan.field_inputs,
-            "pool": len(task.plan.pool),
-            "acceptance_size": case.acceptance_size,
-            "split_by_request": task.plan.by_request,
-            "label_fraction": settings.label_fraction,
-            "strategy": task.selection.strategy,
-            "margin": settings.margin,
-            "alpha": settings.alpha,
-            **asdict(engine),
-        }
-
-    def _report(self, task: _Task, field: Predictions, verdict: Verdict, result: RepairResult) -> Path:
-        """The files that go into the run, in a folder."""
-        files = CaseFiles.of(self._settings.cases_dir, task.case)
-        folder, names, spec = files.report, task.handover.class_names, task.handover.input
-        verdict_file = json.dumps(_verdict_json(verdict, task), indent=2)
-        (folder / "verdict.json").write_text(verdict_file + "\n", encoding="utf-8")
-        epochs = [asdict(record) for record in result.epochs]
-        (folder / "epochs.json").write_text(json.dumps(epochs, indent=2) + "\n", encoding="utf-8")
-        for name, sample in (("field", verdict.field), ("reference", verdict.reference)):
-            matrices = {f"{name}, before": sample.champion_confusion, f"{name}, after": sample.candidate_confusion}
-            save_confusion(folder / f"confusion_{name}.png", matrices, names)
-        before, after = field.champion == field.labels, field.candidate == field.labels
-        for name, which in (("repaired", ~before & after), ("broken", before & ~after)):
-            chosen = np.flatnonzero(which)[:_GRID_INPUTS].astype(np.int64)
-            captions = answer_captions(field.labels, field.champion, field.candidate, chosen, names)
-            title = f"{name}: {int(which.sum())} of {len(field.labels)} acceptance inputs"
-            save_grid(folder / f"{name}.png", task.acceptance.x[chosen], captions, spec, title)
-        save_labels(folder / "labels.csv", self._book.tasks(task.case.id), names)
-        task.plan.save(folder / "plan.json")
-        task.selection.save(folder / "selection.npz")
-        return folder
-
-
-def with_earlier(selection: Selection, pool: int, earlier: int) -> Selection:
-    """The selection with ``earlier`` more inputs after the pool, which people labelled in an earlier attempt.
-
-    They are known, and each speaks for itself only. Their unsmoothness is the highest there is: they learn from their
-    label, never from the model's own answer.
-    """
-    added = np.arange(pool, pool + earlier, dtype=np.int64)
-    return replace(
-        selection,
-        known=np.concatenate([selection.known, added]),
-        known_regions=[
-            *(selection.known_regions or [selection.known[at : at + 1] for at in range(len(selection.known))]),
-            *(added[at : at + 1] for at in range(earlier)),
-        ],
-        unsmoothness=np.concatenate([selection.unsmoothness, np.ones(earlier)]),
-    )
-
 
 def _classes(model: ServedModel, x: Served) -> IntArray:
     return model.scores(x).argmax(axis=1).astype(np.int64)
-
-
-def _answers(field: Predictions, task: _Task) -> dict[str, object]:
-    """What both models said about each input of the acceptance sample, so that people can see what changed."""
-    return {
-        "keys": [[request_id, row] for request_id, row in task.judged],
-        "labels": field.labels.tolist(),
-        "champion": field.champion.tolist(),
-        "candidate": field.candidate.tolist(),
-    }
-
-
-def _verdict_json(verdict: Verdict, task: _Task) -> dict[str, object]:
-    return {
-        **verdict.to_json(),
-        "field_inputs": task.plan.field_inputs,
-        "labels_for_repair": len(task.labels),
-        "labels_for_acceptance": len(task.acceptance.y),
-    }

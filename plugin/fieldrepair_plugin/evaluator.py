@@ -26,6 +26,7 @@ from mlflow.models.evaluation.base import EvaluationResult, ModelEvaluator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fieldrepair_service.errors import InputError
+from fieldrepair_service.inputs import InputSpec, TabularInput
 
 if TYPE_CHECKING:
     from mlflow.models.evaluation import EvaluationArtifact
@@ -179,6 +180,7 @@ def _from_models(
 ) -> tuple[Predictions, Predictions, Sequence[str]]:
     """Answers that two models give now."""
     import mlflow
+    import pandas as pd
 
     from fieldrepair_monitoring.handover import load_handover
     from fieldrepair_plugin.acceptance import Predictions
@@ -190,17 +192,23 @@ def _from_models(
     version = wanted_version(target)
     handover = load_handover(target.name, version)
     champion = cast(Answering, mlflow.pyfunc.load_model(f"models:/{target.name}/{version}"))
-    shape, dtype = tuple(handover.input.shape), np.dtype(handover.input.dtype)
-    inputs: npt.NDArray[Any] = np.asarray(dataset.features_data)
+    spec = handover.input
+    shape, dtype = tuple(spec.shape), np.dtype(spec.dtype)
+    by_name = isinstance(spec, TabularInput) and spec.by_name
+    inputs = _rows_of(dataset.features_data, spec)
     if inputs.ndim != 2 or inputs.shape[1] != np.prod(shape):
         raise InputError(
             f"data needs one row of {np.prod(shape)} numbers per field input (served as {shape}), got {inputs.shape}"
         )
     names = handover.class_names
 
+    def taken(x: npt.NDArray[Any]) -> Any:
+        """As the models take them: by name, or as they come."""
+        return pd.DataFrame(x, columns=list(spec.features)) if by_name and isinstance(spec, TabularInput) else x
+
     def answers(x: npt.NDArray[Any], labels: Answers) -> Predictions:
         before, after = (
-            _class_numbers("a model's answers", np.asarray(one.predict(x)), names) for one in (champion, model)
+            _class_numbers("a model's answers", np.asarray(one.predict(taken(x))), names) for one in (champion, model)
         )
         return Predictions(before, after, labels)
 
@@ -208,6 +216,14 @@ def _from_models(
     reference = handover.reference
     field = answers(inputs.reshape(len(inputs), *shape).astype(dtype, copy=False), labels)
     return field, answers(reference.val_x, reference.val_y), names
+
+
+def _rows_of(data: Any, spec: InputSpec) -> npt.NDArray[Any]:
+    """One row of numbers per input; of a DataFrame with named features those, in the order of the model."""
+    columns = [str(column) for column in getattr(data, "columns", ())]
+    if isinstance(spec, TabularInput) and set(spec.features) <= set(columns):
+        data = data[list(spec.features)]
+    return np.asarray(data)
 
 
 def _class_numbers(what: str, given: npt.NDArray[Any], names: Sequence[str]) -> Answers:

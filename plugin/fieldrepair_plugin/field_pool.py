@@ -11,11 +11,12 @@ import numpy.typing as npt
 from fieldrepair_plugin.repairable import IntArray, Served
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.field_log import Cursor, FieldLog, FieldRows
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import InputSpec, arranged
 
 Key = tuple[str, int]
 """(request_id, row): a field input's name in the field log and the case book."""
 
+_COLUMNS = ("input", "dtype", "shape", "columns")
 _READ_ROWS = 1000
 """Rows in memory at once in the form of the field log, which is several times that of the array."""
 
@@ -30,7 +31,7 @@ class FieldPool:
     cursor_end: Cursor
     """Position in the field log just after the last one."""
     skipped: int
-    """Rows in between that the model cannot take: another shape, no numbers, NaN or infinity."""
+    """Rows in between that the model cannot take: another shape, no numbers, NaN or infinity, a column missing."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -45,7 +46,7 @@ def gather(
     log: FieldLog,
     name: str,
     version: str,
-    spec: ImageInput,
+    spec: InputSpec,
     start: Mapping[str, Sequence[int]],
     *,
     limit: int,
@@ -75,14 +76,14 @@ def gather(
             limit=min(missing, _READ_ROWS),
             model_name=name,
             model_version=version,
-            columns=["request_id", "input", "dtype", "shape"],
+            columns=["request_id", *_COLUMNS],
         )
         if len(rows) == 0:
             break
         cursor = rows.cursor_after(cursor)
         reached = end is not None and all(cursor.get(writer, (-1, -1)) >= tuple(at) for writer, at in end.items())
         if end is not None:
-            rows = rows.take(_up_to(rows, end))
+            rows = rows.take(up_to(rows, end))
         usable, instances = decode(rows, spec)
         every = rows.keys
         keys += [every[index] for index in usable]
@@ -93,36 +94,40 @@ def gather(
     return FieldPool(keys, np.concatenate(blocks), cursor, skipped)
 
 
-def decode(rows: FieldRows, spec: ImageInput) -> tuple[list[int], Served]:
+def decode(rows: FieldRows, spec: InputSpec) -> tuple[list[int], Served]:
     """Instances of those rows that the model can take.
 
     Returns:
         Their indices, and ``(k, *served shape)`` of the spec's dtype.
     """
     table = rows.to_table()
-    columns = (table.column(column).to_pylist() for column in ("input", "dtype", "shape"))
+    columns = (table.column(column).to_pylist() for column in _COLUMNS)
     usable: list[int] = []
     instances: list[Served] = []
-    for index, (raw, dtype, shape) in enumerate(zip(*columns, strict=True)):
-        if tuple(shape) != spec.shape or np.dtype(dtype).kind not in "fiub":
+    for index, (raw, dtype, shape, names) in enumerate(zip(*columns, strict=True)):
+        if np.dtype(dtype).kind not in "fiub":
             continue
-        stored = np.frombuffer(raw, dtype=np.dtype(dtype).newbyteorder("<")).reshape(spec.shape)
-        instance = stored.astype(np.dtype(spec.dtype))
-        if np.isfinite(instance).all():
+        stored = np.frombuffer(raw, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
+        try:
+            taken = arranged(spec, stored, names)
+        except InputError:  # a row without a column that the model takes
+            continue
+        instance = taken.astype(np.dtype(spec.dtype))
+        if taken.shape == spec.shape and np.isfinite(instance).all():
             usable.append(index)
             instances.append(instance)
     block = np.stack(instances) if instances else np.empty((0, *spec.shape), dtype=np.dtype(spec.dtype))
     return usable, block
 
 
-def read_inputs(log: FieldLog, keys: Sequence[Key], spec: ImageInput) -> Served:
+def read_inputs(log: FieldLog, keys: Sequence[Key], spec: InputSpec) -> Served:
     """Field inputs by name, in the order asked: ``(n, *served shape)``.
 
     Raises:
         RowsNotFound: the field log no longer has them.
         InputError: one of them is not what the model takes.
     """
-    rows = log.read_rows(list(keys), columns=["input", "dtype", "shape"])
+    rows = log.read_rows(list(keys), columns=_COLUMNS)
     usable, block = decode(rows, spec)
     if len(usable) != len(keys):
         wrong = min(set(range(len(keys))) - set(usable))
@@ -185,7 +190,8 @@ def _sorted(indices: Sequence[int] | npt.NDArray[np.int64]) -> IntArray:
     return np.sort(np.asarray(indices, dtype=np.int64))
 
 
-def _up_to(rows: FieldRows, end: Mapping[str, Sequence[int]]) -> list[int]:
+def up_to(rows: FieldRows, end: Mapping[str, Sequence[int]]) -> list[int]:
+    """Indices of the rows that lie before a position."""
     table = rows.to_table()
     writers, seqs = table.column("writer").to_pylist(), table.column("seq").to_pylist()
     positions = zip(writers, seqs, rows.rows.tolist(), strict=True)

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from fieldrepair_monitoring.class_scores import HEADS
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, UnsupportedModelError
 from fieldrepair_monitoring.handover import HandOver, Output, ServedModel
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.served_model import FloatArray, layer_names
-from fieldrepair_plugin.guess_input import guess_input
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_plugin.guess_input import guess_input, in_words
+from fieldrepair_plugin.signatures import served_by
+from fieldrepair_service.inputs import InputSpec
 
 _AS_SERVED = "the reference set must hold inputs exactly as a client sends them to the model server"
 
@@ -43,7 +45,9 @@ def prepare_handover(
     reference: Reference,
     *,
     class_names: Sequence[str] | None = None,
-    input: ImageInput | None = None,
+    input: InputSpec | None = None,
+    feature_names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     embedding_layer: str | None = None,
     allow_poor_accuracy: bool = False,
     device: str = "cpu",
@@ -55,7 +59,9 @@ def prepare_handover(
         reference: training and validation samples in served form, with labels.
         class_names: one per output; default ``"0", "1", ...``.
         input: the served form; default: guessed from the reference set where that leaves no doubt.
-        embedding_layer: layer whose input is the embedding; default: the ``nn.Linear`` that runs last.
+        feature_names: names of a table row's numbers, for the guess.
+        columns: names of the columns that the model's signature has, if it has any.
+        embedding_layer: layer whose input is the embedding; default: the linear or convolutional one that runs last.
         allow_poor_accuracy: take a model that is right no more often than chance.
         device: where to run the model.
 
@@ -70,20 +76,17 @@ def prepare_handover(
     notes: list[str] = []
     _check_counts(reference)
     if input is None:
-        input = guess_input(reference)
-        notes.append(
-            f"guessed from the reference set: instances are {input.layout} of {input.height} x {input.width} pixels, "
-            f"{input.channels} channel(s), mean {input.mean}, std {input.std}; pass input=ImageInput(...) or --input.* "
-            "if that is wrong"
-        )
+        input = guess_input(reference, columns or feature_names)
+        notes.append(f"guessed from the reference set: {in_words(input)}")
     elif input.shape != reference.shape:
         raise HandOverMismatchError(
             f"the input description gives instances of shape {input.shape}, but the reference set holds instances of "
             f"shape {reference.shape}; {_AS_SERVED}"
         )
+    input = served_by(input, columns)
     with _evaluating(module):
         if embedding_layer is None:
-            embedding_layer = _last_linear(module, reference, input, device)
+            embedding_layer = _head(module, reference, input, device)
         draft = HandOver(input, (), embedding_layer, "logits", reference, {})
         outputs = _run(ServedModel(module, draft, device=device), reference)
     names = _class_names(class_names, outputs.shape[1], reference)
@@ -135,17 +138,17 @@ def _run(model: ServedModel, reference: Reference) -> FloatArray:
     return outputs
 
 
-def _last_linear(module: nn.Module, reference: Reference, spec: ImageInput, device: str) -> str:
-    """Name of the ``nn.Linear`` that runs last; the order of definition can differ from the order of use."""
+def _head(module: nn.Module, reference: Reference, spec: InputSpec, device: str) -> str:
+    """Name of the linear or convolutional layer that runs last; the order of definition can differ from that of use."""
     called: list[str] = []
     modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules())
-    linears = {name: layer for name, layer in modules if isinstance(layer, nn.Linear)}
-    if not linears:
+    heads = {name: layer for name, layer in modules if isinstance(layer, HEADS)}
+    if not heads:
         raise HandOverMismatchError(
-            "the model has no nn.Linear whose input could be the embedding; pass embedding_layer (or "
-            f"--embedding-layer), one of: {layer_names(module)}"
+            "the model has no linear or convolutional layer (nn.Linear, nn.Conv2d, ...) whose input could be the "
+            f"embedding; pass embedding_layer (or --embedding-layer), one of: {layer_names(module)}"
         )
-    handles = [layer.register_forward_pre_hook(_note(name, called)) for name, layer in linears.items()]
+    handles = [layer.register_forward_pre_hook(_note(name, called)) for name, layer in heads.items()]
     sample = torch.from_numpy(np.ascontiguousarray(reference.val_x[:2], dtype=spec.dtype)).to(device)
     try:
         with torch.inference_mode():
@@ -160,8 +163,8 @@ def _last_linear(module: nn.Module, reference: Reference, spec: ImageInput, devi
             handle.remove()
     if not called:
         raise HandOverMismatchError(
-            "none of the model's nn.Linear layers is called when it runs; pass embedding_layer (or --embedding-layer), "
-            f"one of: {layer_names(module)}"
+            "none of the model's linear and convolutional layers is called when it runs; pass embedding_layer (or "
+            f"--embedding-layer), one of: {layer_names(module)}"
         )
     return called[-1]
 

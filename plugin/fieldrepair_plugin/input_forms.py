@@ -11,7 +11,7 @@ from torch import Tensor
 from fieldrepair_plugin.augment import augmix_copies
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
+from fieldrepair_service.inputs import ImageInput, InputSpec, TabularInput, TextInput
 
 _STEP_SHARE = 1.0 / 30.0
 """What a step of severity adds to the share of dropped features or tokens, and to the jitter: a tenth at severity 3."""
@@ -156,7 +156,7 @@ class TextForm:
         return torch.where(own, inputs, partners)
 
 
-def form_of(spec: ImageInput | TabularInput | TextInput) -> InputForm:
+def form_of(spec: InputSpec) -> InputForm:
     """How the engine handles inputs of this layout."""
     if isinstance(spec, ImageInput):
         return ImageForm(spec)

@@ -15,7 +15,7 @@ from torch import nn
 
 from fieldrepair_monitoring.handover import HANDOVER_TAG, HandOver
 from fieldrepair_monitoring.reference import Reference
-from fieldrepair_monitoring.registry import download, registry_errors
+from fieldrepair_monitoring.registry import download, module_uri, registry_errors
 from fieldrepair_plugin.acceptance import Verdict
 from fieldrepair_plugin.model_logging import log_model
 from fieldrepair_plugin.model_uri import CANDIDATE
@@ -58,6 +58,8 @@ class Candidate:
     verdict: Verdict
     budget: int
     seed: int
+    description: str
+    """Of the version in the registry, Markdown; at most 5,000 characters."""
 
 
 def case_key(case: Case) -> str:
@@ -96,8 +98,11 @@ def register_candidate(candidate: Candidate) -> str:
     """
     case, parent = candidate.case, candidate.parent
     parent_uri = f"models:/{case.model_name}/{case.model_version}"
+    trained_uri = module_uri(case.model_name, case.model_version)
     with tempfile.TemporaryDirectory(prefix="fieldrepair-parent-") as scratch:
-        inherited = _inherited(download(parent_uri, Path(scratch)))
+        served = download(parent_uri, Path(scratch) / "served")
+        trained = served if trained_uri == parent_uri else download(trained_uri, Path(scratch) / "trained")
+        inherited = _inherited(served, trained)
         logged = log_model(
             candidate.module.cpu(),
             name="model",
@@ -113,7 +118,7 @@ def register_candidate(candidate: Candidate) -> str:
     with registry_errors(f"registering a version of {case.model_name}"):
         tags = {**version_tags(candidate), HANDOVER_TAG: logged.handover_uri}
         version = mlflow.register_model(logged.model_uri, case.model_name, tags=tags)
-        client.update_model_version(case.model_name, str(version.version), description=describe(candidate))
+        client.update_model_version(case.model_name, str(version.version), description=candidate.description)
     logger.info("case %d: registered %s version %s", case.id, case.model_name, version.version)
     return str(version.version)
 
@@ -168,35 +173,13 @@ def version_tags(candidate: Candidate) -> dict[str, str]:
     }
 
 
-def describe(candidate: Candidate) -> str:
-    """The version's description in the registry, Markdown: what shifted, what was done, and why it was accepted."""
-    case, event, verdict = candidate.case, candidate.event, candidate.verdict
-    field, reference = verdict.field, verdict.reference
-    lines = [
-        f"Version {case.model_version} repaired by fieldrepair, case {case.id}.",
-        "",
-        f"**What shifted:** {event.summary}",
-        "",
-        "| | before | after | inputs |",
-        "|---|---|---|---|",
-        f"| field (acceptance sample) | {field.champion_accuracy.value:.1%} | {field.candidate_accuracy.value:.1%} "
-        f"| {field.counts.n} |",
-        f"| reference validation | {reference.champion_accuracy.value:.1%} | {reference.candidate_accuracy.value:.1%} "
-        f"| {reference.counts.n} |",
-        "",
-        "**Verdict:**",
-        *(f"- {reason}" for reason in verdict.reasons),
-        "",
-        f"**Labels:** {len(candidate.repair.y)} to repair (budget {candidate.budget}), "
-        f"{len(candidate.acceptance.y)} to judge.",
-        "",
-        f"Approve it by moving alias `champion` of `{case.model_name}` to this version.",
-    ]
-    return "\n".join(lines)
+def _inherited(parent: Path, trained: Path) -> dict[str, Any]:
+    """What the new version takes over from its parent: signature, requirements, and the code its classes live in.
 
-
-def _inherited(parent: Path) -> dict[str, Any]:
-    """What the new version takes over from its parent: signature, requirements, and the code its classes live in."""
+    Args:
+        parent: the model as it is served.
+        trained: the model whose module was repaired, most often the same.
+    """
     model = Model.load(str(parent))
     options: dict[str, Any] = {}
     if model.signature is not None:
@@ -204,8 +187,9 @@ def _inherited(parent: Path) -> dict[str, Any]:
     requirements = parent / "requirements.txt"
     if requirements.exists():
         options["pip_requirements"] = str(requirements)
-    flavour = cast(dict[str, dict[str, Any]], model.flavors).get("python_function", {})
-    code = parent / str(flavour.get("code") or "code")
+    flavours = cast(dict[str, dict[str, Any]], Model.load(str(trained)).flavors)
+    flavour = flavours.get("python_function", {})
+    code = trained / str(flavour.get("code") or "code")
     if flavour.get("code") and code.is_dir():
         options["code_paths"] = [str(path) for path in sorted(code.iterdir()) if path.name != "__pycache__"]
     return options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,26 +14,25 @@ from typing import Any, cast
 import mlflow
 from mlflow.data import numpy_dataset
 from mlflow.data.dataset import Dataset
-from mlflow.data.dataset_source import DatasetSource
-from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.entities import LifecycleStage, Metric, RunStatus
 
 from fieldrepair_monitoring.errors import ModelVersionMissingError, RegistryError
 from fieldrepair_monitoring.registry import registry_errors
 from fieldrepair_plugin.acceptance import Verdict, verdict_metrics
 from fieldrepair_plugin.errors import TrainingStopped
+from fieldrepair_plugin.field_window import FieldLogWindow
 from fieldrepair_plugin.progress import ProgressEvent
 from fieldrepair_plugin.registration import CASE_KEY_TAG, Labelled, case_key
 from fieldrepair_plugin.repairable import Served
 from fieldrepair_plugin.training import RepairResult
-from fieldrepair_service.case_book import Case, CaseBook, Cursor
+from fieldrepair_service.case_book import Case, CaseBook
 
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "fieldrepair"
 ARTIFACT_FOLDER = "repair"
-_TAG_LIMIT = 500
-"""Characters that MLflow takes in the tag of a run's input."""
+WINDOW_DATASET = "field-log-window"
+"""Name of the run's input that holds the field inputs."""
 
 
 class RepairRun:
@@ -62,20 +60,16 @@ class RepairRun:
             if record.epoch not in logged:
                 self._log_metrics({k: float(v) for k, v in asdict(record).items() if k != "epoch"}, step=record.epoch)
 
-    def log_field_data(self, pool: Served, labels: Labelled, *, field_log_uri: str, start: Cursor, end: Cursor) -> None:
+    def log_field_data(self, pool: Served, labels: Labelled, window: FieldLogWindow) -> None:
         """Record the field-log window and the label set as inputs of the run, with where they come from.
 
         Args:
             pool: ``(n, *served shape)`` what the repair learned from.
             labels: what people labelled for it.
-            field_log_uri: the Delta table.
-            start: position in it just before the window.
-            end: position just after it.
+            window: where both lie in the field log.
         """
-        source = DeltaDatasetSource(path=field_log_uri)
-        tags = {"field_log": field_log_uri, "cursor_start": json.dumps(start), "cursor_end": json.dumps(end)}
-        self._log_input("field-log-window", pool, None, source, tags)
-        self._log_input("labels", labels.x, labels, source, tags)
+        self._log_input(WINDOW_DATASET, pool, None, window)
+        self._log_input("labels", labels.x, labels, window)
 
     def log_verdict(self, verdict: Verdict, result: RepairResult) -> None:
         """The numbers that people compare repairs by."""
@@ -98,15 +92,24 @@ class RepairRun:
                 self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in values.items()]
             )
 
-    def _log_input(
-        self, name: str, x: Served, labels: Labelled | None, source: DatasetSource, tags: dict[str, str]
-    ) -> None:
+    def _log_input(self, name: str, x: Served, labels: Labelled | None, source: FieldLogWindow) -> None:
         # MLflow's own annotation leaves out that targets may be None.
         make = cast(Callable[..., Dataset], numpy_dataset.from_numpy)
         dataset = make(x, source=source, targets=None if labels is None else labels.y, name=name)
         with registry_errors(f"run {self.run_id}"):
-            fitting = {key: value for key, value in tags.items() if len(value) <= _TAG_LIMIT}
-            mlflow.log_input(dataset, context="repair", tags=fitting)
+            mlflow.log_input(dataset, context="repair")
+
+
+def run_url(run_id: str) -> str:
+    """Where people see a run: an address of the MLflow UI, relative where nobody told us its beginning.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    with registry_errors(f"run {run_id}"):
+        experiment = mlflow.MlflowClient().get_run(run_id).info.experiment_id
+    server = str(mlflow.get_tracking_uri()).rstrip("/")
+    return f"{server if server.startswith('http') else ''}#/experiments/{experiment}/runs/{run_id}"
 
 
 def prepare_run(book: CaseBook, case: Case, plan_files: Sequence[Path]) -> str:

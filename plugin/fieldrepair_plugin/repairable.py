@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fieldrepair_monitoring.class_scores import embedding_of, scores_tensor, to_float
 from fieldrepair_plugin.input_forms import InputForm, form_of
 from fieldrepair_plugin.randomness import own_global_state
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
+from fieldrepair_service.inputs import ImageInput, InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,14 @@ class TrainingSet:
 class RepairableModel:
     """A classifier with what is needed to read its inputs and outputs.
 
-    The module takes one batch of served inputs, ``(n, *input.shape)``, and gives ``(n, classes)``.
+    The module takes one batch of served inputs, ``(n, *input.shape)``, and gives ``(n, classes)``, or an object that
+    has them as its ``logits``.
     """
 
     module: nn.Module
-    input: ImageInput | TabularInput | TextInput
+    input: InputSpec
     embedding_layer: str
-    """Named submodule whose first input is the embedding: the last linear layer, so that it is the penultimate one."""
+    """Named submodule whose first input is the embedding: the head, so that it is the output of the layer before."""
     output: Literal["logits", "probabilities"] = "logits"
     """What the module gives. Of probabilities the logarithm is taken; those are logits too."""
     channels_last: bool = False
@@ -171,9 +173,10 @@ class RepairableModel:
         Raises:
             InputError: if the module does not give one row of at least 2 numbers per input.
         """
-        answer = cast(object, self.module(self.served(pixels)))
-        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(pixels) or answer.shape[1] < 2:
-            got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        given = cast(object, self.module(self.served(pixels)))
+        answer = scores_tensor(given)
+        if answer is None or answer.ndim != 2 or len(answer) != len(pixels) or answer.shape[1] < 2:
+            got = type(given).__name__ if answer is None else tuple(answer.shape)
             raise InputError(f"expected the model to give a tensor ({len(pixels)}, at least 2 classes), got {got}")
         precise = answer if answer.dtype == torch.float64 else answer.float()
         if self.output == "logits":
@@ -200,7 +203,8 @@ class RepairableModel:
 
         logits: list[Tensor] = []
         embeddings: list[Tensor] = []
-        hook = self.module.get_submodule(self.embedding_layer).register_forward_pre_hook(keep)
+        layer = self.module.get_submodule(self.embedding_layer)
+        hook = layer.register_forward_pre_hook(keep)
         try:
             with inference(self.module):
                 for block in blocks(pixels, batch_size):
@@ -208,7 +212,7 @@ class RepairableModel:
                     logits.append(self.logits(block.to(self.device)).float().cpu())
                     if not captured:
                         raise InputError(f"expected the model to run its layer {self.embedding_layer!r}, it did not")
-                    embeddings.append(captured[-1].reshape(len(block), -1).float().cpu())
+                    embeddings.append(to_float(embedding_of(captured[-1], layer)))
                     if heard is not None:
                         heard(sum(len(part) for part in logits), len(pixels))
         finally:

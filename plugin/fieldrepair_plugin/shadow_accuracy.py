@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from fieldrepair_monitoring.features import Features, joined
 from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
-from fieldrepair_monitoring.model_cache import cached_model
+from fieldrepair_monitoring.model_cache import cached_module
 from fieldrepair_monitoring.watched_version import accuracy_estimator
 from fieldrepair_service.trial_reports import Estimate
 
@@ -42,7 +42,7 @@ class VersionAccuracy:
             MonitoringError: about hand-over, model or registry.
         """
         handover = load_handover(name, version, cache_dir / "handovers")
-        module = load_module(name, version, cached_model(name, version, cache_dir / "models"))
+        module = load_module(name, version, cached_module(name, version, cache_dir / "models"))
         return cls(handover, ServedModel(module, handover, device=device))
 
     def add(self, inputs: npt.NDArray[np.generic]) -> None:

@@ -17,7 +17,7 @@ from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 
 logger = logging.getLogger(__name__)
 
-ADDED_LATER = ("headers", "trace_id")
+ADDED_LATER = ("headers", "trace_id", "columns")
 """Columns that a table made by fieldrepair 0.1 does not have. All may be null, so that its rows stay as they are."""
 
 _CREATE_ATTEMPTS = 20

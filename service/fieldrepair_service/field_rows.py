@@ -43,6 +43,7 @@ FIELD_LOG_SCHEMA = pa.schema(
         # Tables made by fieldrepair 0.1 get these when they are opened; older rows have null in them.
         pa.field("headers", pa.map_(pa.string(), pa.string())),  # chosen header fields of the request, lower case
         pa.field("trace_id", pa.string()),  # of the request's traceparent (W3C), 32 hexadecimal digits
+        pa.field("columns", pa.list_(pa.string())),  # what the request calls the input's numbers, if it is a table
     ]
 )
 
@@ -112,6 +113,10 @@ class FieldRows:
         for index, (raw, kind) in enumerate(zip(self.table.column("input").to_pylist(), dtypes, strict=True)):
             instances[index] = np.frombuffer(raw, dtype=np.dtype(kind).newbyteorder("<")).reshape(expected)
         return instances
+
+    def columns(self) -> list[list[str] | None]:
+        """(n,) what each row's request calls the numbers of an instance; None where it does not say."""
+        return self.table.column("columns").to_pylist()
 
     def scores(self) -> npt.NDArray[np.float32]:
         """(n, classes) scores as the model server answered them.

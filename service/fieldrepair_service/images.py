@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fieldrepair_service.errors import ImageUnavailable, InputError, RowsNotFound
 from fieldrepair_service.field_log import FieldLog, FieldRows
-from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
+from fieldrepair_service.inputs import ImageInput, InputSpec, arranged
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ LARGEST_SIDE = 4096
 
 _READ_BYTES = 32 * 2**20
 _READ_ROWS = 256
-_COLUMNS = ("input", "dtype", "shape", "predicted_class", "confidence")
+_COLUMNS = ("input", "dtype", "shape", "columns", "predicted_class", "confidence")
 READ_AHEAD = _READ_ROWS
 """How many neighbours a read of the field log takes along at most."""
 
@@ -127,7 +127,7 @@ class InputCache:
         with self._lock:
             return self._predictions.get(key)
 
-    def read(self, key: Key, neighbours: Sequence[Key], spec: ImageInput | TabularInput | TextInput) -> Instance:
+    def read(self, key: Key, neighbours: Sequence[Key], spec: InputSpec) -> Instance:
         """A field input, read from the field log with its neighbours if it is not in memory.
 
         Args:
@@ -144,7 +144,7 @@ class InputCache:
                 self._fill(key, neighbours, spec)
             return self._instances[key]
 
-    def _fill(self, key: Key, neighbours: Sequence[Key], spec: ImageInput | TabularInput | TextInput) -> None:
+    def _fill(self, key: Key, neighbours: Sequence[Key], spec: InputSpec) -> None:
         instance_bytes = math.prod(spec.shape) * 8
         room = max(1, min(_READ_ROWS, _READ_BYTES // instance_bytes, self._max_bytes // instance_bytes))
         others = [other for other in neighbours if other != key and other not in self._instances]
@@ -157,10 +157,10 @@ class InputCache:
             keys = [other for other in keys if other not in error.missing]
             rows = self._field_log.read_rows(keys, columns=_COLUMNS)
         predictions = _predictions(rows)
-        self._keep(key, _instance(rows, 0, key), predictions[0])
+        self._keep(key, _instance(rows, 0, key, spec), predictions[0])
         for index, other in enumerate(keys[1:], start=1):
             try:
-                self._keep(other, _instance(rows, index, other), predictions[index])
+                self._keep(other, _instance(rows, index, other, spec), predictions[index])
             except ImageUnavailable as error:  # noqa: PERF203  (its turn comes when it is asked for)
                 logger.info("not read ahead: %s", error)
         while self._bytes > self._max_bytes and len(self._instances) > 1:
@@ -186,10 +186,11 @@ def _predictions(rows: FieldRows) -> list[Prediction | None]:
     ]
 
 
-def _instance(rows: FieldRows, index: int, key: Key) -> Instance:
+def _instance(rows: FieldRows, index: int, key: Key, spec: InputSpec) -> Instance:
     # One by one: clients of one model may send float32 and float64, and each row says which it is.
     try:
-        return rows.take([index]).inputs()[0]
+        row = rows.take([index])
+        return arranged(spec, row.inputs()[0], row.columns()[0])
     except (InputError, TypeError, ValueError) as error:
         raise ImageUnavailable(f"{_name(key)} cannot be read: {error}") from error
 

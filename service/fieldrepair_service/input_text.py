@@ -25,6 +25,17 @@ def describe_row(spec: TabularInput, instance: npt.NDArray[np.generic]) -> tuple
     )
 
 
+def in_one_line(spec: TabularInput | TextInput, instance: npt.NDArray[np.generic]) -> str:
+    """A table row or a text in one line: ``age 34 years, plan paid``.
+
+    Raises:
+        InputError: the instance does not have this layout.
+    """
+    if isinstance(spec, TextInput):
+        return describe_text(spec, instance)
+    return ", ".join(" ".join(part for part in cell if part) for cell in describe_row(spec, instance))
+
+
 def describe_text(spec: TextInput, instance: npt.NDArray[np.generic]) -> str:
     """The text of the tokens, without padding at its end.
 

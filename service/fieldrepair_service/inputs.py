@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -125,6 +125,9 @@ class TabularInput(BaseModel):
     """Of features that are codes 0, 1, 2 ...: what each code stands for."""
     dtype: str = "float32"
     """NumPy dtype of the tensor the model takes."""
+    by_name: bool = False
+    """True when the model server takes the columns of a data frame by their names, in any order and with others beside
+    them; False when it takes them as they come."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TabularInput:
@@ -142,6 +145,27 @@ class TabularInput(BaseModel):
     def shape(self) -> tuple[int, ...]:
         """Shape of one served instance."""
         return (len(self.features),)
+
+    def arranged(self, row: npt.NDArray[np.generic], columns: Sequence[str] | None) -> npt.NDArray[np.generic]:
+        """A row as a client sent it, in the order in which the model takes it.
+
+        Args:
+            row: ``(columns,)`` numbers.
+            columns: what the client called them; None if it did not say.
+
+        Returns:
+            ``(features,)``; the row as it is unless :attr:`by_name` is set and the columns have names.
+
+        Raises:
+            InputError: a feature is not among the columns.
+        """
+        if not self.by_name or columns is None or tuple(columns) == self.features:
+            return row
+        places = {name: place for place, name in enumerate(columns)}
+        missing = [name for name in self.features if name not in places]
+        if missing or len(row) != len(columns):
+            raise InputError(f"a row with the columns {list(columns)[:10]} lacks {missing[:5] or 'numbers'}")
+        return row[[places[name] for name in self.features]]
 
 
 class TextInput(BaseModel):
@@ -175,6 +199,18 @@ class TextInput(BaseModel):
 
 InputSpec: TypeAlias = Annotated[ImageInput | TabularInput | TextInput, Field(discriminator="kind")]
 """How inputs are served, told apart by ``kind``."""
+
+
+def arranged(
+    spec: ImageInput | TabularInput | TextInput, instance: npt.NDArray[np.generic], columns: Sequence[str] | None
+) -> npt.NDArray[np.generic]:
+    """A logged instance in the order in which the model takes it; see :meth:`TabularInput.arranged`.
+
+    Raises:
+        InputError: a feature is not among the columns of a table row.
+    """
+    return spec.arranged(instance, columns) if isinstance(spec, TabularInput) else instance
+
 
 _ANY: TypeAdapter[ImageInput | TabularInput | TextInput] = TypeAdapter(InputSpec)
 

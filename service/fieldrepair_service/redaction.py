@@ -82,9 +82,9 @@ def decode_redacted(exchange: Exchange) -> DecodedExchange:
     inputs: npt.NDArray[np.generic] = np.load(io.BytesIO(exchange.request_body), allow_pickle=False)
     with np.load(io.BytesIO(exchange.answer_body), allow_pickle=False) as answer:
         found = {name: answer[name] for name in answer.files}
-    return DecodedExchange(
-        inputs, Predictions(found.get("scores"), found.get("predicted_class"), found.get("confidence"))
-    )
+    predictions = Predictions(found.get("scores"), found.get("predicted_class"), found.get("confidence"))
+    columns = found.get("columns")
+    return DecodedExchange(inputs, predictions, columns=None if columns is None else tuple(map(str, columns)))
 
 
 def _redact(exchange: Exchange, decoded: DecodedExchange, redactor: Redactor) -> Exchange:
@@ -112,7 +112,10 @@ def _redact(exchange: Exchange, decoded: DecodedExchange, redactor: Redactor) ->
     _check(back, decoded)
     request, answer = io.BytesIO(), io.BytesIO()
     np.save(request, back.inputs, allow_pickle=False)
+    # A redactor may take columns away; then nobody knows any more which names are left.
+    named = decoded.columns is not None and back.inputs.shape[1:] == decoded.inputs.shape[1:]
     kept = {
+        "columns": np.asarray(decoded.columns, dtype=np.str_) if named else None,
         "scores": back.scores,
         "predicted_class": predictions.predicted_class,
         "confidence": predictions.confidence,

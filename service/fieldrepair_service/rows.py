@@ -63,6 +63,7 @@ def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange)
         "confidence": _optional(None if predictions.confidence is None else predictions.confidence[at].tolist(), count),
         "headers": [_headers(exchange.headers)] * count,
         "trace_id": [exchange.trace_id or None] * count,
+        "columns": [None if decoded.columns is None else list(decoded.columns)] * count,
     }
     return pa.Table.from_pydict(columns, schema=FIELD_LOG_SCHEMA), +dropped
 

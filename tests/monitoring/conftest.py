@@ -59,14 +59,19 @@ class FieldWriter:
     seq: int = 0
     clock_ms: int = 1_700_000_000_000
 
-    def write(self, instances: npt.NDArray[np.generic], *, per_request: int = 1) -> None:
-        """One request per ``per_request`` instances, each with its own sequence number, 10 ms apart."""
+    def write(
+        self, instances: npt.NDArray[np.generic], *, per_request: int = 1, columns: list[str] | None = None
+    ) -> None:
+        """One request per ``per_request`` instances, each with its own sequence number, 10 ms apart.
+
+        ``columns`` is what the requests call the numbers of a row.
+        """
         records: list[dict[str, object]] = []
         for start in range(0, len(instances), per_request):
             self.seq += 1
             self.clock_ms += 10
             for row, instance in enumerate(instances[start : start + per_request]):
-                records.append(self._record(instance, row))
+                records.append({**self._record(instance, row), "columns": columns})
         self.log.append(pa.Table.from_pylist(records, schema=FIELD_LOG_SCHEMA), writer=self.writer, last_seq=self.seq)
 
     def _record(self, instance: npt.NDArray[np.generic], row: int) -> dict[str, object]:

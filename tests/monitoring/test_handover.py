@@ -64,8 +64,8 @@ def test_damage_is_named_with_the_remedy(handover: HandOver, tmp_path: Path) -> 
     file = tmp_path / "handover.json"
     stored: dict[str, Any] = json.loads(file.read_text())
 
-    file.write_text(json.dumps({**stored, "format_version": 2}))
-    with pytest.raises(HandOverError, match="has format 2, this fieldrepair reads up to 1; update fieldrepair"):
+    file.write_text(json.dumps({**stored, "format_version": 3}))
+    with pytest.raises(HandOverError, match="has format 3, this fieldrepair reads up to 2; update fieldrepair"):
         read_handover(tmp_path)
     file.write_text(json.dumps({**stored, "output": "odds"}))
     with pytest.raises(HandOverError, match=r"is damaged \(output: Input should be 'logits' or 'probabilities'\); run"):

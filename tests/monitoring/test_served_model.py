@@ -55,7 +55,7 @@ def twice(x: torch.Tensor) -> object:
 
 
 def named(x: torch.Tensor) -> object:
-    return {"logits": x}
+    return {"scores": x}
 
 
 def unchanged(x: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from fieldrepair_service.field_log import Cursor, FieldLog, FieldRows
 
 if TYPE_CHECKING:
     from tests.monitoring.conftest import FieldWriter
+from fieldrepair_service.inputs import ImageInput, TabularInput
 
 SHAPE = (1, 2, 2)
 Instances = npt.NDArray[np.generic]
@@ -29,7 +30,7 @@ def reader(log: FieldLog) -> WindowReader:
 
 
 def make_reader(log: FieldLog, version: str = "1") -> WindowReader:
-    return WindowReader(log, "digits", version, shape=SHAPE, dtype="float32", size=10)
+    return WindowReader(log, "digits", version, spec=ImageInput(height=2, width=2), size=10)
 
 
 def numbers(found: FieldWindow | NothingUsable | None) -> list[float]:
@@ -148,3 +149,18 @@ def test_a_look_that_found_too_little_waits_for_as_many_rows_as_it_lacked(
     assert len(reads) == before
     field.write(instances(9, 1))
     assert numbers(reader.next({})) == list(range(10))
+
+
+def test_a_row_that_lacks_a_column_is_passed_over(field: FieldWriter, log: FieldLog) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(12, 2)
+    field.write(rows[:10], columns=["b", "a"])
+    field.write(rows[10:], columns=["a", "c"])
+    reader = WindowReader(log, "digits", "1", spec=TabularInput(features=("a", "b"), by_name=True), size=10)
+    found = reader.next({})
+    assert isinstance(found, FieldWindow)
+    np.testing.assert_array_equal(found.inputs, rows[:10, ::-1])
+    assert reader.next(found.cursor_end) is None
+    lacking = WindowReader(log, "digits", "1", spec=TabularInput(features=("a", "b"), by_name=True), size=2)
+    missing = lacking.next(found.cursor_end)
+    assert isinstance(missing, NothingUsable)
+    assert missing.skipped == Counter(columns=2)

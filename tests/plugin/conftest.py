@@ -95,16 +95,37 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class running_mlflow:  # noqa: N801 - reads like the context manager it is
-    """An MLflow server on ``folder``; the same folder again is the same registry again."""
+    """An MLflow server on ``folder``; the same folder again is the same registry again.
 
-    def __init__(self, folder: Path, port: int, **environment: str) -> None:
+    Args:
+        folder: for its log, and for database and artifacts unless they are elsewhere.
+        port: to listen on.
+        database: URL of another database.
+        artifacts: where clients write artifacts themselves; default: through the server, into the folder.
+        environment: of the server, besides this process's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        database: str | None = None,
+        artifacts: str | None = None,
+        **environment: str,
+    ) -> None:
         self.folder, self.port, self.environment = folder, port, environment
+        self.database = database or f"sqlite:///{folder}/mlflow.db"
+        self.artifacts = artifacts
         self.url = f"http://127.0.0.1:{port}"
 
     def __enter__(self) -> str:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
+        command += ["--backend-store-uri", self.database, "--workers", "1"]
+        if self.artifacts is None:
+            command += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
+        else:
+            command += ["--default-artifact-root", self.artifacts, "--no-serve-artifacts"]
         log = (self.folder / "server.log").open("ab")
         with log:
             self.process = subprocess.Popen(

@@ -12,14 +12,19 @@ import numpy.typing as npt
 import pytest
 import torch
 from mlflow import pytorch as mlflow_pytorch
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+from pydantic_settings import CliApp
 from torch import nn
 
 from fieldrepair_monitoring.errors import HandOverMismatchError, ReferenceSetError, UnsupportedModelError
 from fieldrepair_monitoring.handover import load_handover
+from fieldrepair_monitoring.reference import Reference
 from fieldrepair_plugin import attach
 from fieldrepair_plugin.attachment import run_attach
+from fieldrepair_plugin.commands import AttachCommand
 from fieldrepair_plugin.errors import ModelUriError
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import ImageInput, InputSpec, TabularInput, TextInput
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -187,3 +192,57 @@ def test_a_reference_that_does_not_fit_stores_nothing(
     with pytest.raises(ReferenceSetError, match=r"lacks train_y, val_y .* needs labels"):
         attach(uri, tmp_path / "labels.npz")
     assert "fieldrepair.handover" not in mlflow.MlflowClient().get_model_version("pixels-misfit", version).tags
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--input.height", "2", "--input.width", "3"], ImageInput(height=2, width=3)),
+        (["--input.kind", "tabular", "--input.features", "age,income"], TabularInput(features=("age", "income"))),
+        (["--input.kind", "text", "--input.length", "12"], TextInput(length=12)),
+        ([], None),
+    ],
+)
+def test_the_command_line_describes_any_kind_of_input(options: list[str], expected: InputSpec | None) -> None:
+    class Parsed(AttachCommand):
+        def cli_cmd(self) -> None:
+            assert self.input == expected
+
+    CliApp.run(Parsed, cli_args=["models:/m/1", "--reference", "r.npz", *options])
+
+
+def rows_reference(count: int = 120) -> Reference:
+    generator = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int64) % 4
+    rows = (generator.uniform(0, 0.4, (count, 4)) + 0.5 * np.eye(4)[labels]).astype(np.float32)
+    return Reference(rows[:60], labels[:60], rows[60:], labels[60:])
+
+
+def test_columns_of_the_signature_are_the_features_of_a_table_row(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    for name, signature in (
+        ("frames", ModelSignature(Schema([ColSpec("double", column) for column in names]))),
+        ("tensors", ModelSignature(Schema([TensorSpec(np.dtype(np.float32), (-1, 4))]))),
+    ):
+        with mlflow.start_run():
+            mlflow_pytorch.log_model(
+                network(), name="m", registered_model_name=name, serialization_format="pickle",
+                pip_requirements=["torch"], signature=signature,
+            )  # fmt: skip
+    attached = attach("models:/frames/1", rows_reference())
+    assert attached.handover.input == TabularInput(features=("a", "b", "c", "d"), by_name=True)
+    assert "table rows of 4 features (a, b, c, d)" in attached.notes[0]
+    with pytest.raises(HandOverMismatchError, match="the same names are needed, in the same order"):
+        attach("models:/frames/1", rows_reference(), input=TabularInput(features=("d", "c", "b", "a")))
+    with pytest.raises(HandOverMismatchError, match="MLflow hands data frames over as float32"):
+        attach("models:/frames/1", rows_reference(), input=TabularInput(features=("a", "b", "c", "d"), dtype="float64"))
+
+    with pytest.raises(HandOverMismatchError, match="columns have no names"):
+        attach("models:/tensors/1", rows_reference())
+    reference = rows_reference()
+    path = tmp_path / "rows.npz"
+    np.savez(
+        path, train_x=reference.train_x, train_y=reference.train_y, val_x=reference.val_x, val_y=reference.val_y,
+        feature_names=np.array(names),
+    )  # fmt: skip
+    assert attach("models:/tensors/1", path).handover.input == TabularInput(features=("a", "b", "c", "d"))

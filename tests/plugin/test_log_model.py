@@ -227,8 +227,8 @@ class TestChecks:
         assert any("would be right on 80.0%" in note for note in notes)
 
     def test_a_model_without_a_linear_layer(self, reference: Reference) -> None:
-        pool = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        with pytest.raises(HandOverMismatchError, match=r"no nn.Linear .*; pass embedding_layer .* one of: 0, 1, 2"):
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d((3, 1)), nn.Flatten())
+        with pytest.raises(HandOverMismatchError, match=r"no linear or conv.*; pass embedding_layer .* one of: 0, 1"):
             prepare_handover(pool, reference)
 
     @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
@@ -259,6 +259,7 @@ class TestGuessedInput:
 
         x = np.random.default_rng(0).random((60, *shape))
         guessed = guess_input(Reference(x, np.zeros(60, np.int64), x, np.zeros(60, np.int64)))
+        assert isinstance(guessed, ImageInput)
         assert (guessed.layout, guessed.channels, guessed.shape, guessed.dtype) == (layout, channels, shape, "float32")
 
     @pytest.mark.parametrize("shape", [(36,), (3, 4, 3), (1, 1, 1), (2, 4, 5), (1, 2, 3, 4)])
@@ -273,7 +274,9 @@ class TestGuessedInput:
         from fieldrepair_plugin.guess_input import guess_input
 
         def guess(x: npt.NDArray[np.generic]) -> ImageInput:
-            return guess_input(Reference(x, np.zeros(60, np.int64), x, np.zeros(60, np.int64)))
+            guessed = guess_input(Reference(x, np.zeros(60, np.int64), x, np.zeros(60, np.int64)))
+            assert isinstance(guessed, ImageInput)
+            return guessed
 
         x = np.random.default_rng(0).random((60, 1, 6, 6))
         assert guess(x).std == (1.0,)

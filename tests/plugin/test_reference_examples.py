@@ -17,7 +17,7 @@ from fieldrepair_plugin import reference_examples
 from fieldrepair_plugin.reference_examples import attach_examples
 from fieldrepair_service.case_book import CaseBook, NewDriftEvent, WindowRecord, open_case_book
 from fieldrepair_service.examples import EXAMPLES, ExampleIndex, example_name
-from fieldrepair_service.inputs import ImageInput
+from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 
 
 def _handover(classes: int, present: int, side: int = 6) -> HandOver:
@@ -67,3 +67,25 @@ def test_what_does_not_fit_is_counted(book: CaseBook, monkeypatch: pytest.Monkey
     sheets = [info for info in book.attachments(1) if info.name != EXAMPLES]
     assert sum(info.size for info in sheets) <= 4000
     assert len(sheets) == len(found.counts)
+
+
+def test_rows_and_texts_are_shown_in_words(book: CaseBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.array([[30, 0], [41, 1], [52, 1]] * 4, dtype=np.float32)
+    labels = np.array([0, 1, 1] * 4, dtype=np.int64)
+    spec = TabularInput(features=("age", "plan"), units=("years", ""), categories={"plan": ("free", "paid")})
+    handover = HandOver(spec, ("a", "b", "c"), "0", "logits", Reference(x, labels, x, labels), {0: 0.9})
+    found = attach_examples(book, 1, handover)
+    assert found.counts == {0: 4, 1: 8}
+    assert found.without == 1
+    assert found.words[0][0] == "age 30 years, plan free"
+    stored = book.attachment(1, EXAMPLES)
+    assert stored is not None
+    assert ExampleIndex.model_validate(orjson.loads(stored.content)) == found
+
+    tokens = np.array([[1, 2, 0], [2, 2, 1]] * 5, dtype=np.int64)
+    topics = np.array([0, 1] * 5, dtype=np.int64)
+    text = TextInput(length=3, vocabulary=("", "good", "bad"))
+    texts = HandOver(text, ("a", "b"), "0", "logits", Reference(tokens, topics, tokens, topics), {0: 0.9})
+    assert attach_examples(book, 1, texts).words[0][0] == "good bad"
+    monkeypatch.setattr(reference_examples, "ROOM_BYTES", 8 * 50)
+    assert attach_examples(book, 1, texts).left_out == 1

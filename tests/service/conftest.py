@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import pwd
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -27,6 +22,7 @@ from fastapi import FastAPI
 from fieldrepair_service.case_book import Case, CaseBook, NewDriftEvent, NewTask, WindowRecord, open_case_book
 from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, FieldLog
 from fieldrepair_service.inputs import ImageInput
+from tests.servers import postgresql_programs, running_postgresql
 
 _names = itertools.count()
 
@@ -37,55 +33,11 @@ _names = itertools.count()
 @pytest.fixture(scope="session")
 def postgresql_server() -> Generator[str]:
     """URL of an empty database on a throwaway PostgreSQL cluster on 127.0.0.1."""
-    programs = _postgresql_programs()
+    programs = postgresql_programs()
     if programs is None:
         pytest.skip("needs PostgreSQL's server programs (initdb, pg_ctl); install the package postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="fieldrepair-pg-"))
-    as_owner: list[str] = []
-    if os.geteuid() == 0:  # initdb refuses root
-        owner = pwd.getpwnam("postgres")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        as_owner = ["runuser", "-u", "postgres", "--"]
-    data, port = folder / "data", _free_port()
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-
-    def run(*command: str) -> None:
-        done = subprocess.run([*as_owner, *command], cwd=folder, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-
-    try:
-        run(
-            str(programs / "initdb"),
-            "-D",
-            str(data),
-            "-U",
-            "tester",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-sync",
-            "--wal-segsize=1",
-        )
-        run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
-        try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
-        finally:
-            run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _postgresql_programs() -> Path | None:
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).resolve().parent
-    return max((path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    with running_postgresql(programs) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -261,7 +261,7 @@ def test_concurrent_threads_share_one_handle(log: FieldLog) -> None:
     assert log.count() == 24
 
 
-ADDED = ["headers", "trace_id"]
+ADDED = ["headers", "trace_id", "columns"]
 
 
 def without_later_columns(table: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fieldrepair_service.errors import InputError
-from fieldrepair_service.inputs import ImageInput, Layout, TabularInput, TextInput, read_input_spec
+from fieldrepair_service.inputs import ImageInput, Layout, TabularInput, TextInput, arranged, read_input_spec
 
 
 def colour(height: int, width: int, layout: Layout, *, flat: bool = False) -> ImageInput:
@@ -109,3 +109,16 @@ def test_a_layout_without_a_kind_is_an_images() -> None:
 def test_what_describes_no_input_is_refused(spec: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_input_spec(spec)
+
+
+def test_a_row_is_read_by_the_names_that_the_client_gave_its_columns() -> None:
+    spec = TabularInput(features=("age", "income"), by_name=True)
+    row = np.array([7.0, 1.5, 30.0])
+    assert arranged(spec, row, ["row_number", "income", "age"]).tolist() == [30.0, 1.5]
+    assert arranged(spec, row[1:], ["age", "income"]).tolist() == [1.5, 30.0]
+    assert arranged(spec, row[1:], None).tolist() == [1.5, 30.0], "a tensor has places only"
+    with pytest.raises(InputError, match=r"columns \['income', 'height'\] lacks \['age'\]"):
+        arranged(spec, row[:2], ["income", "height"])
+    by_place = spec.model_copy(update={"by_name": False})
+    assert arranged(by_place, row[:2], ["income", "age"]).tolist() == [7.0, 1.5], "as its model server reads it"
+    assert arranged(ImageInput(height=1, width=2, flat=True), row[:2], ["b", "a"]).tolist() == [7.0, 1.5]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,48 +24,22 @@ from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, Cursor, FieldLog
 from fieldrepair_service.field_log_maintenance import TASK, Maintenance, Upkeep
 from fieldrepair_service.spool import SETTLED, Spool, read_counters
+from tests.servers import running_s3, s3_environment
 
 NOW_MS = 1_790_000_000_000
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def s3_server() -> Generator[str]:
     """URL of moto's S3 on 127.0.0.1."""
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(timeout=30)
+    with running_s3() as url:
+        yield url
 
 
 @pytest.fixture
 def s3_table(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty bucket's URI; the environment names the server, as a deployment's does."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
+    for name, value in s3_environment(s3_server).items():
         monkeypatch.setenv(name, value)
     bucket = f"bucket-{time.monotonic_ns()}"
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)

@@ -338,3 +338,35 @@ def test_no_broken_parquet_file_brings_the_decoder_down(at: int, byte: int) -> N
     body = bytearray(parquet({"a": [1.5, 2.5], "b": [1, 2]}))
     body[at % len(body)] = byte
     check(exchange(bytes(body), [1, 2], content_type=PARQUET))
+
+
+CSV = "text/csv"
+NAMED = {"age": [30, 41], "income": [1.5, 2.5]}
+
+
+@pytest.mark.parametrize(
+    ("request_body", "content_type", "columns"),
+    [
+        ({"dataframe_split": {"columns": ["age", "income"], "data": [[30, 1.5], [41, 2.5]]}}, JSON, ("age", "income")),
+        ({"dataframe_records": [{"age": 30, "income": 1.5}, {"income": 2.5, "age": 41}]}, JSON, ("age", "income")),
+        ({"instances": [{"age": 30, "income": 1.5}, {"age": 41, "income": 2.5}]}, JSON, ("age", "income")),
+        ({"inputs": NAMED}, JSON, ("age", "income")),
+        (b"age,income\n30,1.5\n41,2.5\n", CSV, ("age", "income")),
+        (parquet(NAMED), PARQUET, ("age", "income")),
+        # Places only, or names of something else than numbers.
+        ({"dataframe_split": {"data": [[30, 1.5], [41, 2.5]]}}, JSON, None),
+        ({"dataframe_split": {"columns": [0, 1], "data": [[30, 1.5], [41, 2.5]]}}, JSON, None),
+        ({"inputs": [[30, 1.5], [41, 2.5]]}, JSON, None),
+    ],
+)
+def test_a_table_keeps_the_names_of_its_columns(
+    request_body: Any, content_type: str, columns: tuple[str, ...] | None
+) -> None:
+    decoded = decode(request_body, [[0.5, 0.5]] * 2, content_type=content_type)
+    assert decoded.columns == columns
+    np.testing.assert_array_equal(decoded.inputs, np.array([[30, 1.5], [41, 2.5]], np.float32))
+
+
+def test_an_image_in_a_column_has_no_names() -> None:
+    decoded = decode({"dataframe_split": {"columns": ["x"], "data": [[IMAGE]]}}, [[0.5, 0.5]])
+    assert decoded.columns is None

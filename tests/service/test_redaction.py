@@ -16,6 +16,7 @@ from fieldrepair_service.capture import Capture, CaptureLimits
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.redaction import decode_redacted
 from fieldrepair_service.redactor_process import RedactorProcess, check_redactor
 from fieldrepair_service.shipping import Shipper
 from fieldrepair_service.spool import SETTLED, Spool
@@ -145,3 +146,11 @@ def test_a_redactor_that_does_not_load_stores_nothing(redactor: RedactorProcess)
         assert [each.redaction for each in broken.redact([exchange(), exchange()])] == [drops.REDACTOR_FAILED] * 2
     finally:
         broken.close()
+
+
+def test_names_of_columns_survive_redaction(redactor: RedactorProcess) -> None:
+    body = b'{"dataframe_records": [{"name_code": 4.5, "age": 30.5}]}'
+    table = exchange(request_body=body, answer_body=b'{"predictions": [[0.25, 0.75]]}')
+    decoded = decode_redacted(redactor.redact([table])[0])
+    assert decoded.columns == ("name_code", "age")
+    assert decoded.inputs.tolist() == [[0.0, 30.5]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,9 @@ class DecodedExchange:
     """The model that the request itself names; empty if its protocol has no place for that."""
     model_version: str = ""
     """The version that the request or its answer names; empty if neither does."""
+    columns: tuple[str, ...] | None = None
+    """What the request calls the numbers of an instance, in their order, if it is a table; a model server may read them
+    by these names."""
 
 
 class Decoder(Protocol):
@@ -51,6 +55,22 @@ class Decoder(Protocol):
             DecodeError: with the reason to count it under. Nothing else, whatever the bytes are.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The instances of a request, and what the request calls their numbers."""
+
+    values: npt.NDArray[np.generic]
+    """(n, *shape of one instance)."""
+    columns: tuple[str, ...] | None = None
+    """One name per number of an instance, where the request is a table of numbers."""
+
+
+def as_table(values: npt.NDArray[np.generic], names: Sequence[object]) -> Inputs:
+    """Instances with the names of a table's columns, unless these do not name their numbers."""
+    named = values.ndim == 2 and values.shape[1] == len(names) and all(isinstance(name, str) for name in names)
+    return Inputs(values, tuple(map(str, names)) if named else None)
 
 
 def read_scores(scores: npt.NDArray[np.float32]) -> Predictions:

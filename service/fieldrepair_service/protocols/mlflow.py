@@ -5,13 +5,17 @@ Forms and content types: https://mlflow.org/docs/latest/genai/serving and the sc
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError
 from fieldrepair_service.exchange import Exchange
-from fieldrepair_service.protocols.base import DecodedExchange, Predictions, as_numbers, read_outputs
+from fieldrepair_service.protocols.base import (
+    DecodedExchange,
+    Inputs,
+    Predictions,
+    as_numbers,
+    as_table,
+    read_outputs,
+)
 from fieldrepair_service.protocols.bodies import (
     as_dict,
     as_list,
@@ -41,17 +45,18 @@ class MlflowScoring:
             DecodeError: with the reason to count it under.
         """
         request = unpack(exchange.request_body, exchange.request_encoding, drops.MALFORMED_REQUEST)
-        inputs = _read_inputs(request, exchange.request_type)
+        read = _read_inputs(request, exchange.request_type)
+        inputs = read.values
         if inputs.ndim == 0:
             raise DecodeError("a single value is no batch of instances", reason=drops.NO_BATCH)
         if inputs.size == 0:
             raise DecodeError(f"a batch of shape {inputs.shape} has no values", reason=drops.EMPTY)
         answer = unpack(exchange.answer_body, exchange.answer_encoding, drops.MALFORMED_ANSWER)
         predictions = read_predictions(answer, len(inputs))
-        return DecodedExchange(inputs, predictions)
+        return DecodedExchange(inputs, predictions, columns=read.columns)
 
 
-def _read_inputs(body: bytes, content_type: str) -> npt.NDArray[np.generic]:
+def _read_inputs(body: bytes, content_type: str) -> Inputs:
     kind = media_type(content_type)
     if kind == "application/json":
         return _read_json_inputs(parse_json(body, drops.MALFORMED_REQUEST))
@@ -62,7 +67,7 @@ def _read_inputs(body: bytes, content_type: str) -> npt.NDArray[np.generic]:
     raise DecodeError(f"content type {content_type!r} is not known", reason=drops.CONTENT_TYPE)
 
 
-def _read_json_inputs(request: object) -> npt.NDArray[np.generic]:
+def _read_json_inputs(request: object) -> Inputs:
     fields = as_dict(request, drops.MALFORMED_REQUEST)
     forms = [form for form in _FORMS if form in fields]
     if len(forms) != 1:
@@ -71,15 +76,43 @@ def _read_json_inputs(request: object) -> npt.NDArray[np.generic]:
         )
     content = fields[forms[0]]
     if forms[0] == "dataframe_split":
-        rows = as_list(as_dict(content, drops.MALFORMED_REQUEST).get("data"), drops.MALFORMED_REQUEST)
-        return as_numbers(_single_cells(rows), "the rows")
+        frame = as_dict(content, drops.MALFORMED_REQUEST)
+        rows = as_list(frame.get("data"), drops.MALFORMED_REQUEST)
+        names = frame.get("columns")
+        return as_table(as_numbers(_single_cells(rows), "the rows"), names if is_list(names) else ())
     if forms[0] == "dataframe_records":
-        return as_numbers(_records(as_list(content, drops.MALFORMED_REQUEST)), "the records")
+        return _read_records(as_list(content, drops.MALFORMED_REQUEST))
     if is_dict(content):
+        columns = _read_columns(content)
+        if columns is not None:
+            return columns
         content = only_tensor(content)
+    elif is_list(content) and content and is_dict(content[0]) and _is_row(content[0]):
+        return _read_records(content)
     elif is_list(content) and content and is_dict(content[0]):
         content = [only_tensor(as_dict(instance, drops.MALFORMED_REQUEST)) for instance in content]
-    return as_numbers(content, "the instances")
+    return Inputs(as_numbers(content, "the instances"))
+
+
+def _read_records(records: list[object]) -> Inputs:
+    """One JSON object per instance, a name and a cell for each column."""
+    values = as_numbers(_records(records), "the records")
+    return as_table(values, list(as_dict(records[0], drops.MALFORMED_REQUEST)) if records else ())
+
+
+def _is_row(instance: dict[str, object]) -> bool:
+    """Whether an instance is a table row, with several named numbers; else its one value is a tensor."""
+    return len(instance) > 1 and not any(is_list(cell) or is_dict(cell) for cell in instance.values())
+
+
+def _read_columns(content: dict[str, object]) -> Inputs | None:
+    """Several named lists of numbers, one per column of a table; None if it is no such thing."""
+    lists = [values for values in content.values() if is_list(values)]
+    if len(lists) < 2 or len(lists) < len(content) or len({len(values) for values in lists}) != 1:
+        return None
+    if any(is_list(cell) or is_dict(cell) for values in lists for cell in values):
+        return None
+    return as_table(as_numbers([list(row) for row in zip(*lists, strict=True)], "the columns"), list(content))
 
 
 def read_predictions(body: bytes, count: int) -> Predictions:

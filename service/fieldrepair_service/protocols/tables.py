@@ -11,7 +11,7 @@ import pyarrow.parquet as pa_parquet
 
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError
-from fieldrepair_service.protocols.base import as_numbers
+from fieldrepair_service.protocols.base import Inputs, as_numbers, as_table
 
 # The most that a Parquet file may unpack to, read a few rows at a time: what it says about itself need not be true,
 # and asking pyarrow for it (``ColumnChunkMetaData``) ends the process where a file's statistics are broken.
@@ -19,8 +19,8 @@ _MOST_BYTES = 64 << 20
 _ROWS_AT_ONCE = 256
 
 
-def read_csv(body: bytes) -> npt.NDArray[np.generic]:
-    """A CSV file with a header line: (n, columns), float32, int64 or bool.
+def read_csv(body: bytes) -> Inputs:
+    """A CSV file with a header line: (n, columns), float32, int64 or bool, and the names in the header.
 
     Raises:
         DecodeError: if it is none, or has columns of text.
@@ -31,8 +31,8 @@ def read_csv(body: bytes) -> npt.NDArray[np.generic]:
         raise DecodeError(f"not a CSV file: {error}", reason=drops.MALFORMED_REQUEST) from error
 
 
-def read_parquet(body: bytes) -> npt.NDArray[np.generic]:
-    """A Parquet file: (n, columns), or (n, *shape) if its one column holds (nested) lists.
+def read_parquet(body: bytes) -> Inputs:
+    """A Parquet file: (n, columns) and their names, or (n, *shape) if its one column holds (nested) lists.
 
     Index columns that pandas wrote are left out, as pandas leaves them out on reading.
 
@@ -70,17 +70,18 @@ def _pandas_index(schema: pa.Schema) -> set[str]:
         return set()
 
 
-def _table_as_array(table: pa.Table) -> npt.NDArray[np.generic]:
+def _table_as_array(table: pa.Table) -> Inputs:
     if table.num_columns == 0:
         raise DecodeError("the table has no columns", reason=drops.EMPTY)
     if table.num_columns == 1 and isinstance(table.schema.types[0], pa.ListType):
-        return as_numbers(table.column(0).to_pylist(), "the cells")
+        return Inputs(as_numbers(table.column(0).to_pylist(), "the cells"))
     columns = [_column(table.column(at), name) for at, name in enumerate(table.column_names)]
     array = np.stack(columns, axis=1)
     if array.dtype.kind == "b":
-        return array
+        return as_table(array, table.column_names)
     with np.errstate(over="ignore"):
-        return array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
+        numbers = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
+    return as_table(numbers, table.column_names)
 
 
 def _column(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.generic]:
