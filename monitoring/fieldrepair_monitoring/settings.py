@@ -55,7 +55,7 @@ class MonitorSettings(RegistrySettings):
     learned_kernel, online_mmd and frouros_mmd look at embeddings; ks, uncertainty, frouros_ks and classes at class
     scores; context_mmd and trend at both; tabular at the columns of tables (unless this is set, it is added for those).
     trend compares with the field's own earlier windows, all others with the reference. frouros_... are by frouros
-    (BSD-3-Clause), classes, trend and tabular are our own, all others use alibi-detect (Business Source License 1.1)."""
+    (BSD-3-Clause), classes, trend and tabular our own, all others by alibi-detect (Business Source License 1.1)."""
     drift_p_value: float = Field(default=0.005, gt=0, lt=1)
     """Rate of false alarms per window, for all detectors together: a window with a smaller p-value has drifted."""
     drift_false_alarms_per_day: float | None = Field(default=None, gt=0)
