@@ -16,6 +16,7 @@ from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.field_log_maintenance import Maintenance, Upkeep
 from fieldrepair_service.flush_stats import FlushStats
+from fieldrepair_service.memory import give_back_memory
 from fieldrepair_service.protocols import DECODERS
 from fieldrepair_service.redaction import decode_redacted
 from fieldrepair_service.rows import to_rows
@@ -65,7 +66,10 @@ class Shipper:
             self._flushes.seconds.add(time.perf_counter() - began)
             self._flushes.table_version = self._log.version
             self._flushes.keep(self._spool)
-        return len(batch)
+        shipped = len(batch)
+        del batch
+        give_back_memory()
+        return shipped
 
     def _ship(self, batch: list[Spooled], *, careful: bool) -> int:
         """Decode, append, settle; how many rows that were."""
