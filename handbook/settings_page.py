@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterator
+from copy import copy
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel, HttpUrl, SecretStr
@@ -90,6 +91,7 @@ def _title(section: type[BaseSettings]) -> str:
         "StoreSettings": "Every part",
         "RegistrySettings": "The MLflow registry",
         "LoggingSettings": "Logging and the control port",
+        "ModelServerSettings": "Model servers",
     }
     name = section.__name__
     return titles.get(name, name.removesuffix("Settings").removesuffix("Command"))
@@ -115,7 +117,9 @@ def _table(fields: dict[str, FieldInfo], *, with_variables: bool) -> list[str]:
             shown = f"`{option.upper()}`" if argument else f"`--{option.replace('_', '-')}`"
             if with_variables:
                 shown += f" `{PREFIX}{name.upper()}`" if "." not in option else " (no variable of its own)"
-            meaning = " ".join((one.description or "").split()).replace("``", "`").replace("|", "\\|")
+            meaning = (
+                " ".join((one.description or "Which of them it is.").split()).replace("``", "`").replace("|", "\\|")
+            )
             lines.append(f"| {shown} | {_value(one)} | {_default(one)} | {_as_text(meaning)} |")
     return lines
 
@@ -123,10 +127,23 @@ def _table(fields: dict[str, FieldInfo], *, with_variables: bool) -> list[str]:
 def _flat(name: str, field: FieldInfo) -> Iterator[tuple[str, FieldInfo]]:
     """A setting, and after it the parts it has, each an option of its own."""
     yield name, field
-    for each in (field.annotation, *get_args(field.annotation)):
-        if isinstance(each, type) and issubclass(each, BaseModel):
-            for part, inner in each.model_fields.items():
-                yield f"{name}.{part}", inner
+    parts: dict[str, FieldInfo] = {}
+    for model in _models(field.annotation):
+        for part, inner in model.model_fields.items():
+            known = parts.setdefault(f"{name}.{part}", copy(inner))
+            if get_origin(inner.annotation) is Literal:  # each model has a kind of its own
+                values = (*get_args(known.annotation), *get_args(inner.annotation))
+                known.annotation = Literal[tuple(dict.fromkeys(values))]  # type: ignore[assignment]
+    yield from parts.items()
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a value may be, in order."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, types.UnionType):
+        for each in get_args(annotation):
+            yield from _models(each)
 
 
 def _as_text(meaning: str) -> str:
@@ -140,10 +157,15 @@ def _value(field: FieldInfo) -> str:
 
 def _kind(annotation: Any) -> str:
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(each) for each in get_args(annotation) if each is not type(None))
+        kinds = [_kind(each) for each in get_args(annotation) if each is not type(None)]
+        return " or ".join(dict.fromkeys(kinds))
     if origin is Literal:
         return ", ".join(f"`{each}`" for each in get_args(annotation))
+    if origin is dict:
+        return "JSON object"
     if origin in (list, tuple):
         return f"list of {_kind(get_args(annotation)[0])}"
     words: dict[Any, str] = {
