@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import orjson
-import pandas as pd
+import pandas as pd  # type: ignore[reportMissingTypeStubs]
 import pytest
 import torch
 from mlflow import MlflowClient, pyfunc
-from mlflow.models import evaluate as mlflow_evaluate
+from mlflow import models as mlflow_models
 from mlflow.pyfunc import scoring_server
 from torch import nn
 from torch.nn import functional as F
@@ -245,8 +245,8 @@ def test_a_table_classifier_is_watched_and_repaired(loop: Loop) -> None:
 
     # The evaluator asks both versions by the names of the columns, too.
     holdout_x, holdout_y = customers(200, 5)
-    frame = pd.DataFrame(moved(holdout_x), columns=list(FEATURES))[list(mixed)]
-    judged = mlflow_evaluate(
+    frame = cast(Any, pd.DataFrame)(moved(holdout_x), columns=list(FEATURES))[list(mixed)]
+    judged = cast(Any, mlflow_models).evaluate(
         model=f"models:/{loop.name}/{version}",
         data=frame.assign(kind=holdout_y),
         targets="kind",
