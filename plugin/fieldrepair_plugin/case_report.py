@@ -18,11 +18,16 @@ from fieldrepair_plugin.model_card import CARD_FILE, CardFacts, model_card
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repair_run import run_url
 from fieldrepair_plugin.repair_task import RepairTask
+from fieldrepair_plugin.repairable import Served
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.training import RepairResult
 from fieldrepair_service.case_book import CaseBook
+from fieldrepair_service.input_text import in_one_line
+from fieldrepair_service.inputs import ImageInput, InputSpec
 
 _GRID_INPUTS = 16
+_LONGEST_INPUT = 200
+"""Characters of a table row or a text on the card."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,20 @@ def _save_changed(folder: Path, finding: Finding) -> tuple[dict[str, tuple[int, 
         captions = answer_captions(field.labels, field.champion, field.candidate, chosen, names)
         title = f"{name}: {count} of {len(field.labels)} acceptance inputs"
         path = save_examples(folder, name, task.acceptance.x[chosen], captions, task.handover.input, title)
-        examples[name] = count, captions
+        examples[name] = count, _with_words(captions, task.acceptance.x[chosen], task.handover.input)
         files.append(path.name)
     return examples, files
+
+
+def _with_words(captions: list[str], inputs: Served, spec: InputSpec) -> list[str]:
+    """Of table rows and texts, each caption with the input itself; pictures are in a file beside the card."""
+    if isinstance(spec, ImageInput):
+        return captions
+    words = [in_one_line(spec, one) for one in inputs]
+    return [
+        f"{caption} ({line if len(line) <= _LONGEST_INPUT else line[:_LONGEST_INPUT] + '...'})"
+        for caption, line in zip(captions, words, strict=True)
+    ]
 
 
 def _training(finding: Finding) -> Mapping[str, object]:

@@ -14,7 +14,8 @@ Two ways to say what was answered:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -180,7 +181,6 @@ def _from_models(
 ) -> tuple[Predictions, Predictions, Sequence[str]]:
     """Answers that two models give now."""
     import mlflow
-    import pandas as pd
 
     from fieldrepair_monitoring.handover import load_handover
     from fieldrepair_plugin.acceptance import Predictions
@@ -195,6 +195,7 @@ def _from_models(
     spec = handover.input
     shape, dtype = tuple(spec.shape), np.dtype(spec.dtype)
     by_name = isinstance(spec, TabularInput) and spec.by_name
+    frame = cast(Callable[..., Any], importlib.import_module("pandas").DataFrame)  # pandas comes without annotations
     inputs = _rows_of(dataset.features_data, spec)
     if inputs.ndim != 2 or inputs.shape[1] != np.prod(shape):
         raise InputError(
@@ -204,7 +205,7 @@ def _from_models(
 
     def taken(x: npt.NDArray[Any]) -> Any:
         """As the models take them: by name, or as they come."""
-        return pd.DataFrame(x, columns=list(spec.features)) if by_name and isinstance(spec, TabularInput) else x
+        return frame(x, columns=list(spec.features)) if by_name and isinstance(spec, TabularInput) else x
 
     def answers(x: npt.NDArray[Any], labels: Answers) -> Predictions:
         before, after = (

@@ -19,10 +19,9 @@ from fieldrepair_monitoring.errors import FieldInputsMissingError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fieldrepair_service.field_log import Cursor, FieldLog, FieldRows
+    from fieldrepair_service.field_log import FieldLog, FieldRows
 
 SOURCE_TYPE = "fieldrepair_field_log"
-_READ_ROWS = 1000
 
 Position = Mapping[str, Sequence[int]]
 
@@ -72,7 +71,7 @@ class FieldLogWindow(DatasetSource):
             StoreError: the field log cannot be read.
         """
         window = cls(field_log, model_name, model_version, start, end, rows=0)
-        times = [time for part in window.read(log, []) for time in part.timestamps_ms.tolist()]
+        times = window.read(log, []).timestamps_ms.tolist()
         window.rows = len(times)
         window.first_ms, window.last_ms = min(times, default=None), max(times, default=None)
         return window
@@ -88,45 +87,26 @@ class FieldLogWindow(DatasetSource):
             FieldInputsMissingError: retention has removed some of them; the message says how many.
             StoreError: the field log is not there or cannot be read.
         """
-        import pyarrow as pa
-
         from fieldrepair_service.field_log import FieldLog
-        from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 
-        parts = [rows.to_table() for rows in self.read(FieldLog.open(self.field_log, create=False), columns)]
-        found = sum(part.num_rows for part in parts)
-        if found < self.rows and not partial:
+        rows = self.read(FieldLog.open(self.field_log, create=False), columns)
+        if len(rows) < self.rows and not partial:
             raise FieldInputsMissingError(
-                f"{self.field_log} holds {found} of the {self.rows} rows that this window of {self.model_name} version "
-                f"{self.model_version} had: the others are older than the retention of the field log and were removed; "
-                "load(partial=True) gives what is left"
+                f"{self.field_log} holds {len(rows)} of the {self.rows} rows that this window of {self.model_name} "
+                f"version {self.model_version} had: the others are older than the retention of the field log and were "
+                "removed; load(partial=True) gives what is left"
             )
-        if not parts:
-            names = FIELD_LOG_SCHEMA.names if columns is None else list(columns)
-            return pa.Table.from_pylist([], schema=pa.schema([FIELD_LOG_SCHEMA.field(name) for name in names]))
-        return pa.concat_tables(parts)
+        return rows.to_table()
 
-    def read(self, log: FieldLog, columns: Sequence[str] | None) -> list[FieldRows]:
-        """The window's rows in pieces, as many as are left."""
-        from fieldrepair_plugin.field_pool import up_to
+    def read(self, log: FieldLog, columns: Sequence[str] | None) -> FieldRows:
+        """The window's rows, as many as are left.
 
-        cursor: Cursor = dict(self.start)
-        pieces: list[FieldRows] = []
-        while any(cursor.get(writer, (-1, -1)) < at for writer, at in self.end.items()):
-            rows = log.read_after(
-                cursor,
-                limit=_READ_ROWS,
-                model_name=self.model_name,
-                model_version=self.model_version,
-                columns=columns,
-            )
-            if len(rows) == 0:
-                break
-            cursor = rows.cursor_after(cursor)
-            rows = rows.take(up_to(rows, self.end))
-            if len(rows):
-                pieces.append(rows)
-        return pieces
+        Raises:
+            StoreError: the field log cannot be read.
+        """
+        return log.read_between(
+            self.start, self.end, model_name=self.model_name, model_version=self.model_version, columns=columns
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""

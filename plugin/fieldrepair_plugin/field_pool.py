@@ -83,7 +83,7 @@ def gather(
         cursor = rows.cursor_after(cursor)
         reached = end is not None and all(cursor.get(writer, (-1, -1)) >= tuple(at) for writer, at in end.items())
         if end is not None:
-            rows = rows.take(up_to(rows, end))
+            rows = rows.take(_up_to(rows, end))
         usable, instances = decode(rows, spec)
         every = rows.keys
         keys += [every[index] for index in usable]
@@ -190,8 +190,7 @@ def _sorted(indices: Sequence[int] | npt.NDArray[np.int64]) -> IntArray:
     return np.sort(np.asarray(indices, dtype=np.int64))
 
 
-def up_to(rows: FieldRows, end: Mapping[str, Sequence[int]]) -> list[int]:
-    """Indices of the rows that lie before a position."""
+def _up_to(rows: FieldRows, end: Mapping[str, Sequence[int]]) -> list[int]:
     table = rows.to_table()
     writers, seqs = table.column("writer").to_pylist(), table.column("seq").to_pylist()
     positions = zip(writers, seqs, rows.rows.tolist(), strict=True)

@@ -6,7 +6,7 @@ MLflow, MLflow would find it half made.
 
 from __future__ import annotations
 
-import mlflow.data  # noqa: F401 - see above
+import mlflow.data  # noqa: F401  # pyright: ignore[reportUnusedImport] - see above
 
 from fieldrepair_plugin.field_log_source import FieldLogWindow
 

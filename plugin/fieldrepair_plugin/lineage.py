@@ -207,4 +207,4 @@ def _url(run_id: str | None) -> str | None:
 def _rows_left(repair: dict[str, Any]) -> int:
     window = FieldLogWindow.from_dict(repair["window"])
     log = FieldLog.open(window.field_log, create=False)
-    return sum(len(rows) for rows in window.read(log, []))
+    return len(window.read(log, []))

@@ -7,9 +7,11 @@ least important first, and the description says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from urllib.parse import quote
 
 from fieldrepair_plugin.acceptance import ClassVerdict, SampleVerdict, Verdict
 from fieldrepair_plugin.field_window import FieldLogWindow
@@ -222,8 +224,11 @@ def _examples(facts: CardFacts) -> list[str]:
     """Of repaired and broken acceptance inputs: the truth, what was answered, what is answered now."""
     lines: list[str] = []
     for name, (count, some) in facts.examples.items():
-        lines += [f"**{name.capitalize()}: {count}**", "", *(f"- {_escaped(words)}" for words in some[:_MOST_EXAMPLES])]
-        lines += [f"- ... and {count - _MOST_EXAMPLES} more"] if count > _MOST_EXAMPLES else []
+        listed = Counter(some).most_common(_MOST_EXAMPLES)
+        more = count - sum(times for _, times in listed)
+        lines += [f"**{name.capitalize()}: {count}**", ""]
+        lines += [f"- {_escaped(words)}" + (f" ({times} times)" if times > 1 else "") for words, times in listed]
+        lines += [f"- ... and {more} more", ""] if more else [""]
         pictures = [file for file in facts.files if file.startswith(name)]
         lines += [f"![{name}]({file})" if file.endswith(".png") else f"[{file}]({file})" for file in pictures]
         lines.append("")
@@ -236,11 +241,12 @@ def _training(facts: CardFacts) -> list[str]:
 
 def _lineage(facts: CardFacts) -> list[str]:
     case, window = facts.case, facts.window
+    parent = f"#/models/{quote(case.model_name, safe='')}/versions/{case.model_version}"
     span = ""
     if window.first_ms is not None and window.last_ms is not None:
         span = f", asked for from {_moment(window.first_ms)} to {_moment(window.last_ms)}"
     return [
-        f"- Parent: [version {case.model_version}](#/models/{case.model_name}/versions/{case.model_version})",
+        f"- Parent: [version {case.model_version}]({facts.run_url.partition('#')[0]}{parent})",
         f"- Case {case.id}, opened {_moment(case.created_ms)} by drift event {case.event_id}",
         f"- Field inputs: {window.rows} rows of `{window.field_log}`{span}. In the run they are the dataset "
         "`field-log-window`; `mlflow.data.get_source(...).load()` reads them again",

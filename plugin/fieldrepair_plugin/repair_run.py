@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.data import numpy_dataset
@@ -108,8 +109,12 @@ def run_url(run_id: str) -> str:
     """
     with registry_errors(f"run {run_id}"):
         experiment = mlflow.MlflowClient().get_run(run_id).info.experiment_id
-    server = str(mlflow.get_tracking_uri()).rstrip("/")
-    return f"{server if server.startswith('http') else ''}#/experiments/{experiment}/runs/{run_id}"
+    server = urlsplit(str(mlflow.get_tracking_uri()))
+    page = f"#/experiments/{experiment}/runs/{run_id}"
+    if server.scheme not in ("http", "https"):
+        return page
+    host = server.netloc.rpartition("@")[2]  # a password in the address is not for everybody who reads a model card
+    return f"{server.scheme}://{host}{server.path.rstrip('/')}/{page}"
 
 
 def prepare_run(book: CaseBook, case: Case, plan_files: Sequence[Path]) -> str:

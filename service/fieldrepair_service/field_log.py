@@ -163,6 +163,39 @@ class FieldLog:
         ]
         return FieldRows(in_reading_order(pa.concat_tables([empty(names), *pieces])))
 
+    def read_between(
+        self,
+        start: Mapping[str, Sequence[int]],
+        end: Mapping[str, Sequence[int]],
+        *,
+        model_name: str | None = None,
+        model_version: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> FieldRows:
+        """The rows between two positions that a reader has come by, as many as are still there.
+
+        Args:
+            start: position just before the first row.
+            end: position just after the last one; writers that are not in it have no rows here.
+            model_name: only rows of this model.
+            model_version: only rows that this version answered.
+            columns: see :meth:`read_after`.
+
+        Raises:
+            StoreError: the log cannot be read.
+        """
+        dataset, files = self._files()
+        ends: Cursor = {writer: (at[0], at[1]) for writer, at in end.items()}
+        chosen = after(start) & up_to(ends) & of_model(model_name, model_version)
+        names = column_names(columns)
+        pieces = [
+            read_file(f, dataset.schema, names, chosen)
+            for f in files
+            if is_relevant(f, start, model_name, model_version)
+            and any(f.may_hold("writer", writer) and f.first("seq") <= seq for writer, (seq, _) in ends.items())
+        ]
+        return FieldRows(in_reading_order(pa.concat_tables([empty(names), *pieces])))
+
     def read_rows(self, keys: Sequence[tuple[str, int]], columns: Sequence[str] | None = None) -> FieldRows:
         """Rows by (request_id, row), in the order asked.
 

@@ -94,7 +94,7 @@ def test_from_a_logged_model_to_a_promoted_repair(stores: Stores, tmp_path: Path
         candidate = client.get_model_version_by_alias(NAME, "candidate")
         assert str(candidate.version) == "2"
         assert "## Better and worse" in (candidate.description or "")
-        assert client.get_run(case.run_id or "").info.artifact_uri.startswith(stores.artifacts)
+        assert str(client.get_run(case.run_id or "").info.artifact_uri).startswith(stores.artifacts)
         assert load_handover(NAME, "2").reference.worlds == (0, 1)
         assert load_module(NAME, "2").training is False
         (lineage,) = case_lineage(book, case_id, look_into_log=True).versions

@@ -13,6 +13,8 @@ import pytest
 import torch
 from mlflow import MlflowClient, pyfunc
 from mlflow import pytorch as mlflow_pytorch
+from mlflow.artifacts import download_artifacts
+from mlflow.models import get_model_info, infer_signature
 from torch import nn
 from torch.nn import functional as F
 
@@ -139,7 +141,7 @@ def test_a_huggingface_image_classifier(reference: Reference, caplog: pytest.Log
     served = np.asarray(cast(Any, pyfunc.load_model(info.model_uri)).predict(reference.val_x[:4]))
     answer = scores_tensor(network(torch.from_numpy(reference.val_x[:4])))
     assert answer is not None
-    np.testing.assert_allclose(served, answer.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(served, cast(Any, answer.detach().numpy()), atol=1e-4)
     before, after = repaired(load_module("vit", "1"), info.handover)
     assert after > before
 
@@ -204,7 +206,7 @@ def log_pt2(name: str, code: Path, reference: Reference) -> tuple[str, nn.Module
             name="m",
             registered_model_name=name,
             input_example=reference.val_x[:8],
-            signature=mlflow.models.infer_signature(reference.val_x[:8], np.zeros((8, 4), np.float32)),
+            signature=infer_signature(reference.val_x[:8], np.zeros((8, 4), np.float32)),
             serialization_format="pt2",
             pip_requirements=["torch"],
         )
@@ -258,9 +260,9 @@ def test_a_pt2_version_becomes_trainable_by_its_factory(code: Path, reference: R
                 )
             )  # fmt: skip
     assert module_uri("exported", made) == f"models:/exported/{made}"
-    folder = Path(cast(str, mlflow.artifacts.download_artifacts(artifact_uri=f"models:/exported/{made}")))
+    folder = Path(download_artifacts(artifact_uri=f"models:/exported/{made}"))
     assert (folder / "code" / "quadrant_net.py").exists()
-    assert mlflow.models.get_model_info(f"models:/exported/{made}").signature.inputs.is_tensor_spec()
+    assert get_model_info(f"models:/exported/{made}").signature.inputs.is_tensor_spec()
     assert MlflowClient().get_model_version("exported", made).tags.get("fieldrepair.module") is None
 
 

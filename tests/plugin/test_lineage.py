@@ -15,12 +15,14 @@ import pytest
 from mlflow import MlflowClient
 
 from fieldrepair_monitoring.errors import FieldInputsMissingError, ModelVersionMissingError
+from fieldrepair_plugin import repair_run
 from fieldrepair_plugin.errors import ModelUriError
 from fieldrepair_plugin.field_window import FieldLogWindow
 from fieldrepair_plugin.lineage import case_lineage, version_lineage
 from fieldrepair_plugin.lineage_command import run_lineage
 from fieldrepair_plugin.model_card import DESCRIPTION_LIMIT
 from fieldrepair_plugin.registration import register_candidate
+from fieldrepair_plugin.repair_run import run_url
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_service.case_book import CaseState
 from fieldrepair_service.errors import StoreError
@@ -148,3 +150,12 @@ def test_a_window_survives_json(tmp_path: Path) -> None:
     assert isinstance(again, FieldLogWindow)
     assert again.to_dict() == window.to_dict()
     assert not np.any([FieldLogWindow._can_resolve(str(tmp_path))])  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_address_of_a_run_tells_no_password(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = MlflowClient().get_model_version(field.name, "1").run_id or ""
+    assert run_url(run_id).startswith("#/experiments/")
+    monkeypatch.setattr(repair_run.mlflow, "get_tracking_uri", lambda: "https://ada:secret@mlflow.example/base/")
+    client = MlflowClient(tracking_uri=str(mlflow.get_registry_uri()))
+    monkeypatch.setattr(repair_run.mlflow, "MlflowClient", lambda: client)
+    assert run_url(run_id) == f"https://mlflow.example/base/#/experiments/1/runs/{run_id}"

@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import orjson
-import pandas as pd
+import pandas as pd  # type: ignore[reportMissingTypeStubs]
 import pytest
 import torch
 from mlflow import MlflowClient, pyfunc
-from mlflow.models import evaluate as mlflow_evaluate
+from mlflow import models as mlflow_models
 from mlflow.pyfunc import scoring_server
 from torch import nn
 from torch.nn import functional as F
@@ -60,12 +60,15 @@ class Loop:
     name: str
     truth: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     seq: int = 0
+    servers: dict[str, Any] = field(default_factory=dict[str, Any])
+    """MLflow's server of each version, once it is needed."""
 
     def ask(self, version: str, body: dict[str, Any], labels: Labels) -> Labels:
         """Send one request to MLflow's scoring server of a version and log the exchange; the classes it answered."""
         request = orjson.dumps(body)
-        server = scoring_server.init(cast(Any, pyfunc.load_model(f"models:/{self.name}/{version}")))
-        answer = asyncio.run(_post(server, request))
+        if version not in self.servers:
+            self.servers[version] = scoring_server.init(cast(Any, pyfunc.load_model(f"models:/{self.name}/{version}")))
+        answer = asyncio.run(_post(self.servers[version], request))
         assert answer.status_code == 200, answer.text
         self.seq += 1
         moment = 1_700_000_000_000 + self.seq
@@ -242,8 +245,8 @@ def test_a_table_classifier_is_watched_and_repaired(loop: Loop) -> None:
 
     # The evaluator asks both versions by the names of the columns, too.
     holdout_x, holdout_y = customers(200, 5)
-    frame = pd.DataFrame(moved(holdout_x), columns=list(FEATURES))[list(mixed)]
-    judged = mlflow_evaluate(
+    frame = cast(Any, pd.DataFrame)(moved(holdout_x), columns=list(FEATURES))[list(mixed)]
+    judged = cast(Any, mlflow_models).evaluate(
         model=f"models:/{loop.name}/{version}",
         data=frame.assign(kind=holdout_y),
         targets="kind",
@@ -329,11 +332,11 @@ def test_a_huggingface_text_classifier_is_watched_and_repaired(loop: Loop) -> No
     short[:, 6:] = 0
     assert torch.allclose(module(short), module(short[:, :6]), atol=1e-4)
 
-    shifted_x, shifted_y = tickets(300, 4, jargon=30)
-    for start in range(0, 300, 60):
-        some = slice(start, start + 60)
+    shifted_x, shifted_y = tickets(420, 4, jargon=30)
+    for start in range(0, 420, 30):
+        some = slice(start, start + 30)
         loop.ask("1", {"inputs": shifted_x[some].tolist()}, shifted_y[some])
-    version = repaired(loop, worker_settings(loop.folder, recipe="default", keep_reference="off"), TEXT)
+    version = repaired(loop, worker_settings(loop.folder, recipe="default", keep_reference="off", epochs=8), TEXT)
     case = loop.book.cases()[0]
     seen = view_task(cast(Any, _Stores(loop)), case, loop.book.tasks(case.id)[0])
     assert seen.text.startswith("word")

@@ -122,7 +122,8 @@ def test_an_accepted_repair_is_a_version_that_can_be_repaired_again(
     assert all("field_log" in item.dataset.source for item in run.inputs.dataset_inputs)
     files = {item.path.removeprefix("repair/") for item in client.list_artifacts(run.info.run_id, "repair")}
     pictures = {"confusion_field.png", "confusion_reference.png", "repaired.png", "broken.png"}
-    assert files == pictures | {"verdict.json", "epochs.json", "labels.csv", "plan.json", "selection.npz"}
+    records = {"verdict.json", "epochs.json", "labels.csv", "plan.json", "selection.npz", "lineage.json"}
+    assert files == pictures | records | {"model_card.md"}
 
 
 def test_skipped_tasks_do_not_block_and_too_few_acceptance_labels_reject(

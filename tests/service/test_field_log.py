@@ -342,3 +342,17 @@ def test_old_days_leave_the_log_and_cursors_stay_valid(log: FieldLog, tmp_path: 
     assert [position[1] for position in positions(rest)] == [10, 10, 11, 11, 12, 12, 20, 20, 21, 21, 22, 22]
     assert log.last_seq("a") == 22
     assert not log.append(make_rows("a", [0, 1]), writer="a", last_seq=1)  # what is gone does not come back
+
+
+def test_rows_between_two_positions_are_those_that_a_reader_took(log: FieldLog) -> None:
+    for writer in "ab":
+        log.append(make_rows(writer, range(1, 8)), writer=writer, last_seq=7)
+    start = log.read_after({}, limit=5).cursor_after({})
+    taken = log.read_after(start, limit=9)
+    end = taken.cursor_after(start)
+    log.compact()
+    assert positions(log.read_between(start, end)) == positions(taken)
+    assert len(log.read_between(start, end, model_version="9")) == 0
+    assert log.read_between(start, end, columns=["dtype"]).to_table().column("dtype").null_count == 0
+    assert len(log.read_between(start, start)) == 0
+    assert len(log.read_between({}, {})) == 0
