@@ -42,9 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="fieldrepair-promotion-") as folder:
         if given.promotions:
-            result.update(promotions(Path(folder) / "load", given.promotions, given.roll_backs, given.clients))
+            result.update(
+                promotions(Path(folder) / "load", given.promotions, given.roll_backs, given.clients, given.minutes)
+            )
         if given.kills:
-            result.update(kills(Path(folder) / "chaos", given.kills, given.seed))
+            result.update(kills(Path(folder) / "chaos", given.kills, given.seed, given.minutes))
     width = max(map(len, result), default=0)
     missed = [name for name, bar in BARS.items() if result.get(name, bar) != bar]
     for name, value in result.items():
@@ -62,6 +64,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--roll-backs", type=int, default=5, help="moves back in between")
     parser.add_argument("--clients", type=int, help="clients that ask without a pause; default: as many as help")
     parser.add_argument("--kills", type=int, default=50, help="parts killed at random; 0: none")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing more after so many, in each part")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which parts are killed")
     return parser.parse_args(arguments)
 

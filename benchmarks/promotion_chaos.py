@@ -190,8 +190,8 @@ class People:
             )
 
 
-def kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
-    """Kill parts ``times`` times; the numbers."""
+def kills(folder: Path, times: int, seed: int = 0, minutes: float = 60.0) -> dict[str, Any]:
+    """Kill parts ``times`` times, but none after so many minutes; the numbers say how many were killed."""
     generator = random.Random(seed)  # noqa: S311 - a repeatable order
     before = str(mlflow.get_tracking_uri())
     chaos = Chaos(folder)
@@ -204,7 +204,10 @@ def kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
         try:
             order = [VICTIMS[number % len(VICTIMS)] for number in range(times)]
             generator.shuffle(order)
+            end = time.monotonic() + 60 * minutes
             for number, victim in enumerate(order, 1):
+                if time.monotonic() > end:
+                    break
                 time.sleep(generator.uniform(*_BETWEEN))
                 try:
                     chaos.kill(victim, generator)
