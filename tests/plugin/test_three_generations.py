@@ -28,7 +28,7 @@ def test_three_generations(field: Field, worker_settings: WorkerSettings) -> Non
     # A network with room for several worlds, and a wide margin: this is about the chain, and classes are small here.
     field.name = f"wide-{field.name}"
     log_versions(field.name, 1, hidden=128)
-    settings = worker_settings.model_copy(update={"epochs": 20, "margin": 0.3})
+    settings = worker_settings.model_copy(update={"epochs": 12, "margin": 0.3})
     monitor = Monitor(
         MonitorSettings(state_dir=field.folder, window_size=50, model_name=field.name),
         field.log,
