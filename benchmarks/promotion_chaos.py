@@ -39,6 +39,7 @@ HEALED_WITHIN = 30.0
 _GIVE_UP = 180.0
 _AWAY = (1.0, 8.0)
 _BETWEEN = (0.5, 4.0)
+_CLIENT_PAUSE = 1.0
 _ANGLES = (18.0, -20.0, 40.0, -42.0)
 
 
@@ -88,9 +89,15 @@ class Chaos:
         )
         MlflowClient().set_registered_model_alias(MODEL, "champion", "1")
         chosen = settings(
-            pool_minimum=400, margin=0.05, repair_threads=1, epochs=6, lease_seconds=10, monitor_poll_seconds=1,
-            monitor_threads=1, shadow_inputs_per_second=5,
-        )  # fmt: skip
+            pool_minimum=400,
+            pool_maximum=600,
+            margin=0.05,
+            epochs=6,
+            repair_threads=1,
+            monitor_threads=1,
+            lease_seconds=10,
+            shadow_inputs_per_second=5,
+        )
         os.environ.update(chosen)
         self.client.create_deployment(MODEL, f"models:/{MODEL}@champion", config={})
 
@@ -169,8 +176,8 @@ class People:
             try:
                 self._round(part, sent)
             except (httpx.HTTPError, DemoError, OSError, KeyError, ValueError) as error:
-                self.errors[type(error).__name__] += 1
-                self.stop.wait(0.5)
+                self.errors[type(error).__name__] += 1  # something was killed just now
+            self.stop.wait(_CLIENT_PAUSE)
 
     def _round(self, part: Part, sent: list[Part]) -> None:
         status = up_status(self.chaos.state)
@@ -234,7 +241,7 @@ def _settle(chaos: Chaos, people: People) -> int:
             ]
 
     try:
-        wait_until("end of the cases at work", done, 300)
+        wait_until("end of the cases at work", done, 200)
     except TimeoutError:
         with open_case_book(f"sqlite:///{chaos.state}/case_book.db") as book:
             return len([case for case in book.cases() if case.state in OPEN_STATES])
