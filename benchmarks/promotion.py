@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -45,16 +46,23 @@ def main(arguments: list[str] | None = None) -> int:
             result.update(
                 promotions(Path(folder) / "load", given.promotions, given.roll_backs, given.clients, given.minutes)
             )
+            _keep(result, given.json)
         if given.kills:
             result.update(kills(Path(folder) / "chaos", given.kills, given.seed, given.minutes))
+            _keep(result, given.json)
     width = max(map(len, result), default=0)
     missed = [name for name, bar in BARS.items() if result.get(name, bar) != bar]
     for name, value in result.items():
         bar = f"  must be {BARS[name]}" if name in BARS else ""
         print(f"{name:<{width}}  {value}{bar}{'  MISSED' if name in missed else ''}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if missed else 0
+
+
+def _keep(result: dict[str, Any], path: Path | None) -> None:
+    """Write down what is known; how busy the machine is belongs to it."""
+    result["load_average_5_minutes"] = round(os.getloadavg()[1], 1)
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
