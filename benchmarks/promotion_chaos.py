@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 import httpx
 import mlflow
 from mlflow import MlflowClient
-from mlflow.deployments import get_deploy_client
 
 from benchmarks.promotion_parts import settings, up_status, wait_until
 from examples.digits.clients import Client, Labeller
@@ -31,6 +30,7 @@ from examples.digits.model import train_network
 from examples.digits.platform import DemoError, Platform
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_plugin import log_model
+from fieldrepair_plugin.deployments.client import FieldRepairDeploymentClient
 from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState, open_case_book
 
 MODEL = "digits"
@@ -69,7 +69,7 @@ class Chaos:
     def __post_init__(self) -> None:
         self.platform = Platform.start_mlflow(self.folder)
         self.state = self.folder / "home" / MODEL / "state"
-        self.client = get_deploy_client(f"fieldrepair:{self.folder / 'home'}")
+        self.client = FieldRepairDeploymentClient(f"fieldrepair:{self.folder / 'home'}")
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
