@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -42,17 +43,26 @@ def main(arguments: list[str] | None = None) -> int:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="fieldrepair-promotion-") as folder:
         if given.promotions:
-            result.update(promotions(Path(folder) / "load", given.promotions, given.roll_backs, given.clients))
+            result.update(
+                promotions(Path(folder) / "load", given.promotions, given.roll_backs, given.clients, given.minutes)
+            )
+            _keep(result, given.json)
         if given.kills:
-            result.update(kills(Path(folder) / "chaos", given.kills, given.seed))
+            result.update(kills(Path(folder) / "chaos", given.kills, given.seed, given.minutes))
+            _keep(result, given.json)
     width = max(map(len, result), default=0)
     missed = [name for name, bar in BARS.items() if result.get(name, bar) != bar]
     for name, value in result.items():
         bar = f"  must be {BARS[name]}" if name in BARS else ""
         print(f"{name:<{width}}  {value}{bar}{'  MISSED' if name in missed else ''}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if missed else 0
+
+
+def _keep(result: dict[str, Any], path: Path | None) -> None:
+    """Write down what is known; how busy the machine is belongs to it."""
+    result["load_average_5_minutes"] = round(os.getloadavg()[1], 1)
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -62,6 +72,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--roll-backs", type=int, default=5, help="moves back in between")
     parser.add_argument("--clients", type=int, help="clients that ask without a pause; default: as many as help")
     parser.add_argument("--kills", type=int, default=50, help="parts killed at random; 0: none")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing more after so many, in each part")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which parts are killed")
     return parser.parse_args(arguments)
 

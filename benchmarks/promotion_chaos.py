@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 import httpx
 import mlflow
 from mlflow import MlflowClient
-from mlflow.deployments import get_deploy_client
 
 from benchmarks.promotion_parts import settings, up_status, wait_until
 from examples.digits.clients import Client, Labeller
@@ -31,6 +30,7 @@ from examples.digits.model import train_network
 from examples.digits.platform import DemoError, Platform
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_plugin import log_model
+from fieldrepair_plugin.deployments.client import FieldRepairDeploymentClient
 from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState, open_case_book
 
 MODEL = "digits"
@@ -39,6 +39,7 @@ HEALED_WITHIN = 30.0
 _GIVE_UP = 180.0
 _AWAY = (1.0, 8.0)
 _BETWEEN = (0.5, 4.0)
+_CLIENT_PAUSE = 1.0
 _ANGLES = (18.0, -20.0, 40.0, -42.0)
 
 
@@ -68,7 +69,7 @@ class Chaos:
     def __post_init__(self) -> None:
         self.platform = Platform.start_mlflow(self.folder)
         self.state = self.folder / "home" / MODEL / "state"
-        self.client = get_deploy_client(f"fieldrepair:{self.folder / 'home'}")
+        self.client = FieldRepairDeploymentClient(f"fieldrepair:{self.folder / 'home'}")
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
@@ -88,9 +89,15 @@ class Chaos:
         )
         MlflowClient().set_registered_model_alias(MODEL, "champion", "1")
         chosen = settings(
-            pool_minimum=400, margin=0.05, repair_threads=1, epochs=6, lease_seconds=10, monitor_poll_seconds=1,
-            monitor_threads=1, shadow_inputs_per_second=5,
-        )  # fmt: skip
+            pool_minimum=400,
+            pool_maximum=600,
+            margin=0.05,
+            epochs=6,
+            repair_threads=1,
+            monitor_threads=1,
+            lease_seconds=10,
+            shadow_inputs_per_second=5,
+        )
         os.environ.update(chosen)
         self.client.create_deployment(MODEL, f"models:/{MODEL}@champion", config={})
 
@@ -169,8 +176,8 @@ class People:
             try:
                 self._round(part, sent)
             except (httpx.HTTPError, DemoError, OSError, KeyError, ValueError) as error:
-                self.errors[type(error).__name__] += 1
-                self.stop.wait(0.5)
+                self.errors[type(error).__name__] += 1  # something was killed just now
+            self.stop.wait(_CLIENT_PAUSE)
 
     def _round(self, part: Part, sent: list[Part]) -> None:
         status = up_status(self.chaos.state)
@@ -190,8 +197,8 @@ class People:
             )
 
 
-def kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
-    """Kill parts ``times`` times; the numbers."""
+def kills(folder: Path, times: int, seed: int = 0, minutes: float = 60.0) -> dict[str, Any]:
+    """Kill parts ``times`` times, but none after so many minutes; the numbers say how many were killed."""
     generator = random.Random(seed)  # noqa: S311 - a repeatable order
     before = str(mlflow.get_tracking_uri())
     chaos = Chaos(folder)
@@ -204,7 +211,10 @@ def kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
         try:
             order = [VICTIMS[number % len(VICTIMS)] for number in range(times)]
             generator.shuffle(order)
+            end = time.monotonic() + 60 * minutes
             for number, victim in enumerate(order, 1):
+                if time.monotonic() > end:
+                    break
                 time.sleep(generator.uniform(*_BETWEEN))
                 try:
                     chaos.kill(victim, generator)
@@ -231,7 +241,7 @@ def _settle(chaos: Chaos, people: People) -> int:
             ]
 
     try:
-        wait_until("end of the cases at work", done, 300)
+        wait_until("end of the cases at work", done, 200)
     except TimeoutError:
         with open_case_book(f"sqlite:///{chaos.state}/case_book.db") as book:
             return len([case for case in book.cases() if case.state in OPEN_STATES])

@@ -34,7 +34,9 @@ class Switched:
     former: int
 
 
-def promotions(folder: Path, ups: int, downs: int, clients: int | None = None) -> dict[str, float | int]:
+def promotions(
+    folder: Path, ups: int, downs: int, clients: int | None = None, minutes: float = 60.0
+) -> dict[str, float | int]:
     """Move the alias up ``ups`` times and down ``downs`` times under load; the numbers.
 
     Args:
@@ -42,6 +44,7 @@ def promotions(folder: Path, ups: int, downs: int, clients: int | None = None) -
         ups: promotions, each to the next version.
         downs: roll-backs in between, each to the version before.
         clients: how many ask at a time; default: as many as it takes for the highest throughput.
+        minutes: no switch is begun after so many; the numbers say how many were made.
     """
     platform = Platform.start_mlflow(folder)
     before = str(mlflow.get_tracking_uri())
@@ -56,7 +59,7 @@ def promotions(folder: Path, ups: int, downs: int, clients: int | None = None) -
             f"models:/{TOY}@champion"
         )
         try:
-            return _measure(running, folder / "state", ups, downs, clients)
+            return _measure(running, folder / "state", way(ups, downs), clients, minutes)
         finally:
             running.stop()
     finally:
@@ -64,7 +67,9 @@ def promotions(folder: Path, ups: int, downs: int, clients: int | None = None) -
         platform.stop()
 
 
-def _measure(running: FieldRepair, state: Path, ups: int, downs: int, clients: int | None) -> dict[str, float | int]:
+def _measure(
+    running: FieldRepair, state: Path, targets: list[int], clients: int | None, minutes: float
+) -> dict[str, float | int]:
     answers: list[Answer] = []
     if clients is None:
         clients = _ramp(running.traffic_url, answers)
@@ -73,7 +78,9 @@ def _measure(running: FieldRepair, state: Path, ups: int, downs: int, clients: i
         time.sleep(2.0)
         began = time.monotonic()
         version = 1
-        for target in way(ups, downs):
+        for target in targets:
+            if time.monotonic() > began + 60 * minutes:
+                break
             switches.append(_switch(running, state, version, target))
             version = target
         time.sleep(2.0)
@@ -83,8 +90,8 @@ def _measure(running: FieldRepair, state: Path, ups: int, downs: int, clients: i
     dropped = _dropped(running)
     asked = len([each for each in load.answers if each.began >= began])
     return {
-        "promotions": ups,
-        "roll_backs": downs,
+        "promotions": sum(1 for switch in switches if switch.version > switch.former),
+        "roll_backs": sum(1 for switch in switches if switch.version < switch.former),
         "clients": clients,
         "seconds": round(seconds, 1),
         "requests": len(answers),

@@ -27,8 +27,8 @@ CLASSES = ("top left", "top right", "bottom left", "bottom right")
 def register_toys(count: int) -> None:
     """Versions 1 to ``count`` of the toy; version ``n`` answers the bright quadrant plus ``n``, modulo 4."""
     generator = np.random.default_rng(0)
-    labels = generator.integers(0, 4, 80)
-    images = generator.uniform(0.0, 0.3, (80, 1, 8, 8)).astype(np.float32)
+    labels = generator.integers(0, 4, 120)
+    images = generator.uniform(0.0, 0.3, (120, 1, 8, 8)).astype(np.float32)
     for image, label in zip(images, labels, strict=True):
         top, left = 4 * (int(label) // 2), 4 * (int(label) % 2)
         image[0, top : top + 4, left : left + 4] += 0.6
@@ -36,7 +36,7 @@ def register_toys(count: int) -> None:
         told = (labels + version) % 4
         log_model(
             promotion_toy.import_toy().Quadrants(version % 4),
-            reference=Reference(images[:40], told[:40], images[40:], told[40:]),
+            reference=Reference(images[:60], told[:60], images[60:], told[60:]),
             class_names=CLASSES,
             registered_model_name=TOY,
             pip_requirements=["torch"],

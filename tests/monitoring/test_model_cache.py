@@ -60,7 +60,8 @@ def test_the_models_used_longest_ago_make_room(registry: Registered, tmp_path: P
     for number in range(KEPT + 1):
         old = home / f"{number + 2}-1"
         old.mkdir(parents=True)
-        os.utime(old, (time.time() - 1000 + number,) * 2)
+        at = time.time() - 1000 + number
+        os.utime(old, (at, at))
     folder = cached_model(registry.name, registry.version, tmp_path)
     kept = sorted(path.name for path in home.iterdir())
     assert folder.name in kept

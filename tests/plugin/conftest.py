@@ -58,7 +58,7 @@ class Registry:
     name: str = "quadrants"
 
 
-def log_versions(name: str, count: int) -> None:
+def log_versions(name: str, count: int, hidden: int = 16) -> None:
     """Register ``count`` versions of a small network in the registry MLflow points to now."""
     import torch
     from torch import nn
@@ -71,7 +71,7 @@ def log_versions(name: str, count: int) -> None:
     val_x, val_y = quadrants(300, seed=2)
     for seed in range(count):
         torch.manual_seed(seed)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 4))
         optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
         for _ in range(60):
             optimiser.zero_grad()
