@@ -6,11 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import drift, repair
+from benchmarks import drift, repair, training_faults
 
 
 def main() -> int:
-    """Run the drift and the repair benchmark on every case of ``FIELDREPAIR_DATA`` that has its model beside it."""
+    """Run the drift and the repair benchmark on every case of ``FIELDREPAIR_DATA`` that has its model beside it, then
+    the one of faulty trainings."""
     folder = os.environ.get("FIELDREPAIR_DATA", "")
     cases = sorted(path.with_suffix(".npz") for path in Path(folder).glob("*.pt")) if folder else []
     if not cases:
@@ -20,7 +21,8 @@ def main() -> int:
     table = Path(folder) / "elec2.npz"
     tables = [str(table)] if table.exists() else []
     drifted = drift.main([*paths, *tables, "--speed", "--json", "build/benchmarks/drift.json"])
-    return repair.main([*paths, "--json", "build/benchmarks/repair.json"]) or drifted
+    repaired = repair.main([*paths, "--json", "build/benchmarks/repair.json"])
+    return training_faults.main(["--json", "build/benchmarks/training_faults.json"]) or repaired or drifted
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from fieldrepair_plugin.repair_task import RepairTask, with_earlier
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, compute_device
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.strategies import strategy_named
+from fieldrepair_plugin.training_repair import SEARCH_REPORT
 from fieldrepair_service.case_book import Case, CaseBook, CaseState, Purpose
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.field_log import FieldLog
@@ -113,8 +115,11 @@ class Trainer:
             finding = Finding(task, engine, window, result, field, verdict, run.run_id)
             self._book.update_case(case.id, acceptance={**finding.verdict_json(), "answers": finding.answers()})
             run.log_verdict(verdict, result)
-            folder = CaseFiles.of(self._settings.cases_dir, case).report
+            files = CaseFiles.of(self._settings.cases_dir, case)
+            folder = files.report
             facts = save_report(folder, finding, self._book)
+            if (search := files.checkpoint / SEARCH_REPORT).exists():
+                shutil.copyfile(search, folder / SEARCH_REPORT)
             run.log_files(folder)
             return self._decide(finding, facts)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from pydantic import Field, field_validator
 from pydantic_settings import CliImplicitFlag, CliPositionalArg
 
 from fieldrepair_monitoring.settings import RegistrySettings
-from fieldrepair_plugin.settings import UpSettings, WorkerSettings
+from fieldrepair_plugin.settings import TrainingSettings, UpSettings, WorkerSettings
 from fieldrepair_service.inputs import InputSpec
 
 
@@ -118,3 +119,80 @@ class LineageCommand(RegistrySettings):
         from fieldrepair_plugin.lineage_command import run_lineage
 
         run_lineage(self.target, self.case_book_url, as_json=self.as_json, look_into_log=self.check_field_log)
+
+
+class DoctorCommand(TrainingSettings):
+    """Say what is wrong with a model's training: problems of gradients, convergence, data and loss, with evidence.
+
+    The model is trained for a few epochs on its reference set with instruments on; the version itself is not changed,
+    and nothing is stored. Exit status: 0 nothing wrong was found, 3 something was, 1 it could not be examined.
+    """
+
+    start: Literal["auto", "weights", "fresh"] = "auto"
+    """Where the training starts: from the stored weights, or from fresh ones. auto: from the stored weights of a
+    version that is right on less than 60 % of its validation inputs, else fresh."""
+    examined_inputs: int = Field(default=10_000, ge=10)
+    """At most so many training inputs are used, drawn at random."""
+    output: Literal["text", "json"] = "text"
+    """What is printed: text for people, or JSON."""
+
+    def cli_cmd(self) -> None:
+        """Examine, and print what was found."""
+        self.use_registry()
+        _use_threads(self.training_threads)
+        from fieldrepair_plugin.training_repair.doctor import diagnose_version, run_doctor
+
+        diagnosis = diagnose_version(
+            self.model,
+            self.told,
+            start=self.start,
+            seed=self.training_seed,
+            device=self.training_device,
+            most_inputs=self.examined_inputs,
+        )
+        if status := run_doctor(diagnosis, as_json=self.output == "json"):
+            sys.exit(status)
+
+
+class RetrainCommand(TrainingSettings):
+    """Search for a better training of a model, judge what was found, and register it as candidate if it is better.
+
+    For a version that was poor from the start, or whose repair was rejected. Trials train on the reference set's
+    training inputs; the validation inputs judge the result, once. Ctrl-C is safe: the same command goes on where it
+    was stopped. Exit status: 0 a repair was found, 3 none was.
+    """
+
+    strategy: Literal["random", "autotrainer", "bohb", "gp", "hebo", "guided"] = "random"
+    """How training plans are searched for (docs/training-repair.md compares them)."""
+    trainings: int = Field(default=20, ge=1)
+    """Budget, in trainings of training_epochs."""
+    random_arm: bool = False
+    """Spend the same budget on random draws as well, to compare with."""
+    fresh_seeds: int = Field(default=5, ge=0)
+    """Train the given and the found plan anew under so many seeds, to show that the seed did not make the difference.
+    0: do not. This comes on top of the budget."""
+    margin: float = Field(default=0.01, gt=0, lt=1)
+    """How much accuracy the candidate may lose, in total and per class."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Significance level of the acceptance test."""
+    register_candidate: bool = True
+    """Register an accepted result as a new version with the alias candidate."""
+    output: Literal["text", "json"] = "text"
+    """What is printed: text for people, or JSON."""
+
+    def cli_cmd(self) -> None:
+        """Search, judge, register, and print the report."""
+        self.use_registry()
+        _use_threads(self.training_threads)
+        from fieldrepair_plugin.training_repair.retrain import run_retrain
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if status := run_retrain(self):
+            sys.exit(status)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

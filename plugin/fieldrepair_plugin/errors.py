@@ -8,6 +8,7 @@ FieldRepairError (fieldrepair_service.errors)
     ├── ClusterError             the Kubernetes API server does not answer, or refuses
     ├── DeploymentError          a deployment cannot be made, changed or found
     ├── TrainingError            a model cannot be trained, or its training diverged
+    ├── MissingExtraError        an optional package that something needs is not installed
     ├── TrainingStopped          a stop was asked for in the middle of training; the checkpoint is on disk
     └── CaseLeft                 somebody else moved a case on, or took it over, while it was worked on
 """
@@ -45,6 +46,10 @@ class TrainingStopped(PluginError):  # noqa: N818 - a request that was followed,
 
 class TrainingError(PluginError):
     """A model cannot be trained, or its training diverged; the message says where."""
+
+
+class MissingExtraError(PluginError):
+    """An optional package that something needs is not installed; the message says how to install it."""
 
 
 class CaseLeft(PluginError):  # noqa: N818 - nothing went wrong

@@ -97,12 +97,8 @@ def register_candidate(candidate: Candidate) -> str:
         RegistryError: MLflow cannot take it.
     """
     case, parent = candidate.case, candidate.parent
-    parent_uri = f"models:/{case.model_name}/{case.model_version}"
-    trained_uri = module_uri(case.model_name, case.model_version)
     with tempfile.TemporaryDirectory(prefix="fieldrepair-parent-") as scratch:
-        served = download(parent_uri, Path(scratch) / "served")
-        trained = served if trained_uri == parent_uri else download(trained_uri, Path(scratch) / "trained")
-        inherited = _inherited(served, trained)
+        options = inherited(case.model_name, case.model_version, Path(scratch))
         logged = log_model(
             candidate.module.cpu(),
             name="model",
@@ -112,7 +108,7 @@ def register_candidate(candidate: Candidate) -> str:
             embedding_layer=parent.embedding_layer,
             # Its accuracy has been judged, more strictly than a first hand-over is.
             allow_poor_accuracy=True,
-            **inherited,
+            **options,
         )
     client = mlflow.MlflowClient()
     with registry_errors(f"registering a version of {case.model_name}"):
@@ -171,6 +167,27 @@ def version_tags(candidate: Candidate) -> dict[str, str]:
         "fieldrepair.labels_used": str(len(candidate.repair.y)),
         "fieldrepair.acceptance": "accepted" if candidate.verdict.accepted else "rejected",
     }
+
+
+def inherited(name: str, version: str, scratch: Path) -> dict[str, Any]:
+    """What a new version takes over from its parent: signature, requirements, and the code its classes live in.
+
+    Args:
+        name: registered model.
+        version: the parent.
+        scratch: a folder to download into; it has to be there until the new version is logged.
+
+    Returns:
+        Options of :func:`~fieldrepair_plugin.log_model`.
+
+    Raises:
+        ModelVersionMissingError: the parent was deleted.
+        RegistryError: MLflow cannot give it.
+    """
+    parent_uri, trained_uri = f"models:/{name}/{version}", module_uri(name, version)
+    served = download(parent_uri, scratch / "served")
+    trained = served if trained_uri == parent_uri else download(trained_uri, scratch / "trained")
+    return _inherited(served, trained)
 
 
 def _inherited(parent: Path, trained: Path) -> dict[str, Any]:

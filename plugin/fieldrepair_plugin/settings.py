@@ -83,6 +83,39 @@ class UpSettings(ModelServerSettings):
         )
 
 
+class TrainingSettings(RegistrySettings):
+    """How a version was trained, as far as its run's params do not say, and where to train."""
+
+    model: CliPositionalArg[str]
+    """Model version: models:/NAME/VERSION or models:/NAME@ALIAS."""
+    optimiser: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] | None = None
+    """Optimiser it was trained with. Default: what its run's params say, else adam."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate. Default: what its run's params say, else 0.001."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Momentum of sgd or rmsprop. Default: what its run's params say, else 0.9."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay. Default: what its run's params say, else 0."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Inputs per step. Default: what its run's params say, else 32."""
+    training_epochs: int | None = Field(default=None, ge=1)
+    """Epochs of one training. Default: what its run's params say, else 10."""
+    loss: Literal["cross_entropy", "nll", "mse"] | None = None
+    """Loss. Default: what its run's params say, else the one that fits the model's output."""
+    training_seed: int = Field(default=0, ge=0)
+    """Seed of every draw."""
+    training_device: str = "cpu"
+    """PyTorch device to train on."""
+    training_threads: int | None = Field(default=None, ge=1)
+    """Threads PyTorch may use. Default: PyTorch's own choice."""
+
+    @property
+    def told(self) -> dict[str, object]:
+        """The knobs of the training that were given here, by the names of a training plan."""
+        names = ("optimiser", "learning_rate", "momentum", "weight_decay", "batch_size", "loss")
+        return {**{name: getattr(self, name) for name in names}, "epochs": self.training_epochs}
+
+
 class WorkerSettings(RegistrySettings):
     """How the worker plans, trains and judges."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 Array = npt.NDArray[Any]
 
 SETTINGS = HybridSettings(epochs=2, copies=2, batch_size=16, unlabelled_batch_size=16, learning_rate=0.02, seed=4)
-NO_LABELS = {"finetune", "bn_adapt"}
+SEARCHES = {"train_random", "train_autotrainer", "train_bohb", "train_gp", "train_hebo", "train_guided"}
+NO_LABELS = {"finetune", "bn_adapt", *SEARCHES}
 POOL, BUDGET, CLASSES = 48, 6, 3
 
 
@@ -157,7 +159,9 @@ def images() -> World:
 
 def every_strategy() -> list[tuple[str, str]]:
     ours = [("hybridrepair", "default"), ("random", "default")]
-    return [*((name, "paper") for name in strategy_names()), *ours]
+    # HEBO is a package of its own: without it there is only its error, which another test holds.
+    names = [name for name in strategy_names() if name != "train_hebo" or find_spec("hebo")]
+    return [*((name, "paper") for name in names), *ours]
 
 
 @pytest.fixture(params=every_strategy(), ids="-".join)
@@ -187,7 +191,7 @@ class Interrupted(Exception):  # noqa: N818
 def test_all_the_strategies_the_project_promises_are_installed() -> None:
     assert set(strategy_names()) >= {
         "hybridrepair", "finetune", "bn_adapt", "random", "gini", "mcp", "coreset", "badge",
-        "ssl_random", "ssl_consistency", "full",
+        "ssl_random", "ssl_consistency", "full", *SEARCHES,
     }  # fmt: skip
     assert all(strategy_named(name).name == name for name in strategy_names())
 
@@ -200,6 +204,8 @@ def test_an_unknown_strategy_is_refused_with_a_list() -> None:
 def test_the_contract(world: World, way: tuple[str, HybridSettings], tmp_path: Path) -> None:
     """Spends no more than the budget, leaves the model alone, and goes on exactly where it stopped."""
     name, settings = way
+    if name in SEARCHES - {"train_random"} and not isinstance(world.model.input, ImageInput):
+        pytest.skip("how a search reads tables and texts is train_random's, and it is slow")
     before, modes = weights(world.model.module), [part.training for part in world.model.module.modules()]
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -489,6 +495,8 @@ def test_batch_norm_is_measured_on_the_pool_and_nothing_else_changes(images: Wor
 
 def test_strict_stays_closer_to_the_champion_than_off(images: World, way: tuple[str, HybridSettings]) -> None:
     name, settings = way
+    if name in SEARCHES:
+        pytest.skip("weights may start anew: there is no way back to the champion's")
     distances: list[float] = []
     for keep in ("strict", "off"):
         own = replace(settings, keep_reference=keep, epochs=1)

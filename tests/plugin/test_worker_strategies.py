@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Field
 
 
-@pytest.mark.parametrize(("strategy", "recipe", "asked"), [("gini", "default", 22), ("bn_adapt", "paper", 0)])
+@pytest.mark.parametrize(
+    ("strategy", "recipe", "asked"),
+    [("gini", "default", 22), ("bn_adapt", "paper", 0), ("train_random", "paper", 0)],
+)
 def test_a_case_is_worked_by_the_strategy_that_chose_its_questions(
-    field: Field, worker_settings: WorkerSettings, strategy: str, recipe: str, asked: int
+    field: Field, worker_settings: WorkerSettings, tmp_path: Path, strategy: str, recipe: str, asked: int
 ) -> None:
     chosen = worker_settings.model_copy(update={"repair_strategy": strategy, "recipe": recipe, "epochs": 1})
     field.send(150)
@@ -45,3 +50,7 @@ def test_a_case_is_worked_by_the_strategy_that_chose_its_questions(
     run = MlflowClient().get_run(case.run_id or "")
     assert (run.data.params["strategy"], run.data.params["recipe"]) == (strategy, recipe)
     assert run.data.metrics["labels_used"] == asked
+    if strategy.startswith("train_"):
+        path = MlflowClient().download_artifacts(case.run_id or "", "repair/search.json", str(tmp_path))
+        search = json.loads(Path(path).read_text())
+        assert (search["method"], search["spent"], len(search["trials"])) == ("random", 20, 20)
