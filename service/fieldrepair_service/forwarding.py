@@ -395,12 +395,8 @@ class Forwarding:
         self._proxy.stats.observe(_CLIENT_GONE, perf_counter() - self._started, None)
         if not settling:
             self._drop(CLIENT_DISCONNECTED)
-<<<<<<< HEAD
         self._status = _CLIENT_GONE
         self._end(close=True)
-=======
-        self._end(close=True, status=_CLIENT_GONE)
->>>>>>> docs
 
     def on_deadline(self) -> None:
         """Time is over: the client's to send its request, or the model server's to answer it."""
