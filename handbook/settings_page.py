@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel, HttpUrl, SecretStr
@@ -141,7 +141,10 @@ def _value(field: FieldInfo) -> str:
 def _kind(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(each) for each in get_args(annotation) if each is not type(None))
+        # Several forms of JSON are one word here.
+        return " or ".join(dict.fromkeys(_kind(each) for each in get_args(annotation) if each is not type(None)))
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
     if origin is Literal:
         return ", ".join(f"`{each}`" for each in get_args(annotation))
     if origin in (list, tuple):
