@@ -10,12 +10,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fieldrepair_plugin.blue_green import BlueGreen
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.kubernetes.settings import ServeSettings
 from fieldrepair_plugin.model_server import ServerOptions
 from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
 from fieldrepair_plugin.processes import ProcessTable
-from fieldrepair_plugin.promotion import BlueGreen
 from fieldrepair_plugin.sidecar_control import SidecarControl
 
 logger = logging.getLogger(__name__)
@@ -85,11 +85,12 @@ class _Served:
         with _following(self._settings.state_dir / "logs" / f"model-server-v{version}.log"):
             server, not_warmed = await self._servers.start_first(version)
             logger.info("%s is up at %s (%s)", server.label, server.url, not_warmed or "warm")
+            ended = asyncio.create_task(server.process.wait())
             told = False
-            while server.process.returncode is None:
+            while not ended.done():
                 told = await self._tell_sidecar(told=told)
-                await asyncio.wait({asyncio.create_task(server.process.wait())}, timeout=_CHECK_SECONDS)
-        raise PartError(f"the model server of {server.label} ended with status {server.process.returncode}")
+                await asyncio.wait({ended}, timeout=_CHECK_SECONDS)
+        raise PartError(f"the model server of {server.label} ended with status {ended.result()}")
 
     async def _tell_sidecar(self, *, told: bool) -> bool:
         """Tell it where the traffic goes, again after it was restarted; whether it knows."""
