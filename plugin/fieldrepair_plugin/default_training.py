@@ -221,7 +221,7 @@ class DefaultTraining:
         shares = ClassShares.of(classes[: self.data.first], classes[answered], count, self.own.class_chance)
         if shares is None:
             return None, torch.zeros(count)
-        log.info("classes come in other shares than in the reference, by the labels: %s", shares.field.tolist())
+        log.info("classes come in other shares than in the reference, by the labels: %s", shares.field)
         only_field = self.settings.keep_reference == "off"
         return shares.field, (shares.reference / shares.field).log() if only_field else torch.zeros(count)
 

@@ -51,12 +51,11 @@ class FieldLook:
         before, after = (_power(part - mean) for part, mean in zip(some, means, strict=True))
         noisy = [_noise(part) for part in some]
         height, width = training.shape[2:]
-        rows, columns = torch.fft.fftfreq(height).view(-1, 1), torch.fft.rfftfreq(width).view(1, -1)
-        large = (rows.square() + columns.square()).sqrt() <= _LARGE_SCALE
+        large = _frequencies(height, width) <= _LARGE_SCALE
         contrast = (after[:, large].sum(dim=1) / before[:, large].sum(dim=1).clamp_min(1e-6)).view(-1, 1, 1)
         added = (noisy[1].square() - contrast * noisy[0].square()).clamp_min(0.0)
         gain = ((after - added * height * width).clamp_min(0.0) / before.clamp_min(1e-6)).sqrt()
-        return cls(*means, gain.clamp(1 / _STRONGEST, _STRONGEST), added.sqrt())
+        return cls(means[0], means[1], gain.clamp(1 / _STRONGEST, _STRONGEST), added.sqrt())
 
     def show(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Reference images as the field shows them, each somewhere on the way there.
@@ -71,16 +70,26 @@ class FieldLook:
         there = torch.rand(len(images), 1, 1, 1, generator=generator).mul(0.75).add(0.5).to(images.device)
         here = [part.to(images.device) for part in (self.reference_mean, self.field_mean, self.gain, self.noise)]
         reference_mean, field_mean, gain, noise = here
-        spectrum = torch.fft.rfft2(images - reference_mean) * gain**there
-        shown = torch.fft.irfft2(spectrum, s=images.shape[2:]) + torch.lerp(
+        spectrum = _spectrum(images - reference_mean) * gain**there
+        shown = cast(Tensor, torch.fft.irfft2(spectrum, s=images.shape[2:])) + torch.lerp(
             reference_mean.expand(len(images), -1, 1, 1), field_mean.expand(len(images), -1, 1, 1), there
         )
         drawn = torch.randn(images.shape, generator=generator).to(images.device)
-        return cast(Tensor, (shown + drawn * noise * there).clamp(0, 255))
+        return (shown + drawn * noise * there).clamp(0, 255)
 
 
 def _power(images: Tensor) -> Tensor:
-    return torch.fft.rfft2(images).abs().square().mean(dim=0)
+    return _spectrum(images).abs().square().mean(dim=0)
+
+
+def _spectrum(images: Tensor) -> Tensor:
+    return cast(Tensor, torch.fft.rfft2(images))
+
+
+def _frequencies(height: int, width: int) -> Tensor:
+    """In cycles per pixel, of each place of a spectrum: ``(height, width // 2 + 1)``."""
+    down, right = cast(Tensor, torch.fft.fftfreq(height)), cast(Tensor, torch.fft.rfftfreq(width))
+    return torch.hypot(down.view(-1, 1), right.view(1, -1))
 
 
 def _noise(images: Tensor) -> Tensor:
