@@ -58,6 +58,7 @@ def variants() -> dict[str, DefaultSettings]:
         "weak views only": replace(own, strong_views=False),
         "replay without the field's look": replace(own, replay_field_look=False),
         "replay without the field's pose": replace(own, replay_field_pose=False),
+        "replay towards labels only": replace(own, replay_old_answers=0.0),
         "class shares not looked at": replace(own, class_chance=0.0),
         "more steps for a small pool": replace(own, steps_least=2 * own.steps_least),
         "confident targets": replace(own, targets="confident"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from scipy import stats
+from scipy.stats import chisquare
 from torch import Tensor
+
+Doubles = npt.NDArray[np.float64]
 
 _PRIOR = 50
 """The training shares count as so many labels: a few labels alone are a poor guess."""
@@ -40,8 +44,8 @@ class ClassShares:
         counts = torch.bincount(labels, minlength=classes).double()
         if len(labels) == 0:
             return None
-        expected = np.asarray(reference * len(labels))
-        if float(stats.chisquare(np.asarray(counts), expected).pvalue) >= chance:
+        observed, expected = cast("tuple[Doubles, Doubles]", (counts.numpy(), (reference * len(labels)).numpy()))
+        if chisquare(observed, expected).pvalue >= chance:
             return None
         field = (counts + _PRIOR * reference) / (len(labels) + _PRIOR)
         return cls(reference.float(), field.float())

@@ -42,7 +42,11 @@ class DefaultSettings:
 
     # Training.
     replay_batch: int = Field(default=64, ge=0)
-    """Reference inputs per step; 0 trains on the field alone."""
+    """Reference inputs per step; 0 trains on the field alone. Of images half as many are shown as the field would show
+    them: with ``off`` in place of half of these, else on top of them."""
+    replay_old_answers: float = Field(default=0.5, ge=0, le=1)
+    """``strict`` and ``balanced``: how much of what a replayed input is learned towards is the old model's whole answer
+    for it; the rest is its label."""
     labelled_batch: int = Field(default=32, ge=2)
     """Labelled field inputs per step."""
     unlabelled_batch: int = Field(default=96, ge=0)
@@ -67,9 +71,9 @@ class DefaultSettings:
     strong_views: bool = True
     """Vary inputs in geometry, light, colour and with cut-outs; without, all views are weak."""
     replay_field_look: bool = True
-    """Show half of the replayed reference images as the field looks: its contrast, sharpness and noise."""
+    """Give these the field's contrast, sharpness and noise."""
     replay_field_pose: bool = True
-    """Turn and scale these as the field is, which the labels tell."""
+    """Turn and scale them as the field is, which the labels tell."""
     class_chance: float = Field(default=0.01, ge=0, le=1)
     """Where labels of unchanged class shares would differ from the reference's so much with a smaller chance, the
     teacher's answers are aligned with the labels' shares, and with ``off`` replayed inputs count as if they came in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -63,6 +64,12 @@ class DefaultTraining:
         self.views = Views.of(model, self.training, data.classes[: data.first], settings)
         self._look_at_field(answered + data.first)
         self.shares, self.class_offsets = self._class_shares(answered + data.first)
+        only_field = settings.keep_reference == "off"
+        self.alike_batch = own.replay_batch // 2 if self.views.look is not None or self.views.pose is not None else 0
+        self.replay_batch = own.replay_batch - (self.alike_batch if only_field else 0)
+        self.old: RepairableModel | None = None
+        if not only_field and own.replay_old_answers > 0 and self.replay_batch > 0:
+            self.old = replace(model, module=copy.deepcopy(model.module).eval())
         unlabelled = data.classes[data.first :] < 0
         unlabelled[outside] = False  # of a class that the model lacks, every answer of its is wrong
         self.unlabelled = torch.nonzero(unlabelled).flatten() + data.first
@@ -95,7 +102,8 @@ class DefaultTraining:
         queues = [
             list(blocks(_shuffled(items, steps * size, generator), size)) if size else [items[:0]] * steps
             for items, size in (
-                (torch.arange(self.data.first), own.replay_batch),
+                (torch.arange(self.data.first), self.replay_batch),
+                (torch.arange(self.data.first), self.alike_batch),
                 (self.data.labelled, own.labelled_batch),
                 (self.unlabelled, self.unlabelled_batch),
             )
@@ -103,9 +111,9 @@ class DefaultTraining:
         supervised = consistency = counted = unsure = 0.0
         self.model.module.train()
         with own_global_state(derive_seed(self.settings.seed, "dropout", epoch), self.model.device):
-            for step, (replayed, labelled, unlabelled) in enumerate(zip(*queues, strict=True)):
+            for step, (replayed, alike, labelled, unlabelled) in enumerate(zip(*queues, strict=True)):
                 self._set_learning_rate((epoch - 1) * steps + step)
-                loss, lesson, count, entropy = self._step(replayed, labelled, unlabelled, generator)
+                loss, lesson, count, entropy = self._step(replayed, alike, labelled, unlabelled, generator)
                 supervised, consistency = supervised + loss, consistency + lesson
                 counted, unsure = counted + count, unsure + entropy
                 tell(ProgressEvent("default training", step + 1, steps, {"epoch": float(epoch)}))
@@ -118,45 +126,47 @@ class DefaultTraining:
             consistency / steps,
             unsure / steps * len(self.field),
             round(counted),
-            steps * own.replay_batch,
+            steps * (self.replay_batch + self.alike_batch),
             time.monotonic() - started,
         )
         self.records.append(record)
         return record
 
     def _step(
-        self, replayed: Tensor, labelled: Tensor, unlabelled: Tensor, generator: torch.Generator
+        self, replayed: Tensor, alike: Tensor, labelled: Tensor, unlabelled: Tensor, generator: torch.Generator
     ) -> tuple[float, float, float, float]:
         """One step. Returns both losses, how many of the teacher's answers counted, and their mean entropy."""
         device, images, classes = self.model.device, self.data.images, self.data.classes
-        known = torch.cat([replayed, labelled])
-        reference, alike = images[replayed].to(device).tensor_split([len(replayed) // 2])
-        if len(replayed):
-            reference = self.views.weak(reference, generator)
-            alike = self._strong(alike, generator, like_field=True)
+        plain = self._half_strong(images[replayed].to(device), generator)
+        reference = [plain, self._strong(images[alike].to(device), generator, like_field=True)]
         field = [self._half_strong(images[labelled].to(device), generator)]
         answers: Tensor | None = None
         if len(unlabelled):
             inputs = images[unlabelled].to(device)
             with self.precision.autocast():
-                beside = torch.cat([reference, alike]) if self.field_reads_better_mixed and len(replayed) else None
+                beside = torch.cat(reference) if self.field_reads_better_mixed else None
                 answers = self.teacher.answers(self.views.weak(inputs, generator), beside)
             field.append(self._strong(inputs, generator))
         # One batch norm for both worlds where both are to be served; else each is normalised by its own.
-        worlds = [[reference, alike], field] if self.views.look is None else [[reference], [alike, *field]]
-        if self.keeping.shared_statistics or len(replayed) == 0:
-            worlds = [[each for world in worlds for each in world]]
+        together = self.keeping.shared_statistics or len(replayed) == 0
+        worlds = [[*reference, *field]] if together else [reference[:1], [*reference[1:], *field]]
         with self.precision.autocast():
             logits = torch.cat([self.model.logits(torch.cat(world)) for world in worlds])
-        told = classes[known].to(device)
-        smoothing = self.own.label_smoothing
-        loss = F.cross_entropy(logits[len(replayed) : len(known)], told[len(replayed) :], label_smoothing=smoothing)
-        if len(replayed):
-            replay = logits[: len(replayed)] + self.class_offsets.to(device)
-            loss = loss + F.cross_entropy(replay, told[: len(replayed)], label_smoothing=smoothing)
+        old, shown, told, rest = logits.split([len(replayed), len(alike), len(labelled), len(unlabelled)])
+        smoothing, offsets = self.own.label_smoothing, self.class_offsets.to(device)
+        loss = F.cross_entropy(told, classes[labelled].to(device), label_smoothing=smoothing)
+        if len(replayed) + len(alike):
+            targets = F.one_hot(classes[torch.cat([replayed, alike])].to(device), logits.shape[1]).float()
+            if self.old is not None:
+                with self.precision.autocast(), torch.no_grad():
+                    was = self.old.logits(plain).softmax(dim=1)
+                targets[: len(plain)].lerp_(was, self.own.replay_old_answers)
+            replay = torch.cat([old, shown]) + offsets
+            losses = F.cross_entropy(replay, targets, label_smoothing=smoothing, reduction="sum")
+            loss = loss + losses / self.own.replay_batch
         total, lesson, counted, entropy = loss, loss.new_zeros(()), 0.0, 0.0
         if answers is not None:
-            lesson, counted = self.teacher.lesson(logits[len(known) :], answers, self.own.targets)
+            lesson, counted = self.teacher.lesson(rest, answers, self.own.targets)
             total, entropy = loss + lesson, float(normalised_entropy(answers).mean())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -221,7 +231,7 @@ class DefaultTraining:
         shares = ClassShares.of(classes[: self.data.first], classes[answered], count, self.own.class_chance)
         if shares is None:
             return None, torch.zeros(count)
-        log.info("classes come in other shares than in the reference, by the labels: %s", shares.field.tolist())
+        log.info("classes come in other shares than in the reference, by the labels: %s", shares.field)
         only_field = self.settings.keep_reference == "off"
         return shares.field, (shares.reference / shares.field).log() if only_field else torch.zeros(count)
 
@@ -267,13 +277,15 @@ class DefaultTraining:
             group["lr"] = self.learning_rate * warm * (0.02 + 0.98 * cosine)
 
     def _half_strong(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        if len(inputs) == 0:
+            return inputs
         half = len(inputs) // 2
         weak, strong = self.views.weak(inputs[:half], generator), self._strong(inputs[half:], generator)
         return torch.cat([weak, strong])
 
     def _strong(self, inputs: Tensor, generator: torch.Generator, *, like_field: bool = False) -> Tensor:
-        if not self.own.strong_views:
-            return self.views.weak(inputs, generator)
+        if len(inputs) == 0 or not self.own.strong_views:
+            return inputs if len(inputs) == 0 else self.views.weak(inputs, generator)
         return (self.views.like_field if like_field else self.views.strong)(inputs, generator)
 
 

@@ -8,14 +8,18 @@ is measured apart, and added.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-_IMAGES = 2000
+from fieldrepair_plugin.repairable import blocks
+
+_IMAGES = 1000
 """Images of each world that are looked at."""
+_AT_A_TIME = 100
 _LARGE_SCALE = 0.1
 """Frequencies (cycles per pixel) up to which noise is nothing beside what the image shows."""
 _STRONGEST = 3.0
@@ -46,17 +50,16 @@ class FieldLook:
             field: ``(n, channels, height, width)``.
             generator: which images, where there are many.
         """
-        some = [part[torch.randperm(len(part), generator=generator)[:_IMAGES]].float() for part in (training, field)]
-        means = [part.mean(dim=(0, 2, 3)).view(-1, 1, 1) for part in some]
-        before, after = (_power(part - mean) for part, mean in zip(some, means, strict=True))
-        noisy = [_noise(part) for part in some]
+        worlds = [part[torch.randperm(len(part), generator=generator)[:_IMAGES]] for part in (training, field)]
+        means = [_mean_of(world, torch.clone).mean(dim=(1, 2), keepdim=True) for world in worlds]
+        before, after = (_power(world, mean) for world, mean in zip(worlds, means, strict=True))
+        noisy = [_mean_of(world, _noise) for world in worlds]
         height, width = training.shape[2:]
-        rows, columns = torch.fft.fftfreq(height).view(-1, 1), torch.fft.rfftfreq(width).view(1, -1)
-        large = (rows.square() + columns.square()).sqrt() <= _LARGE_SCALE
+        large = _frequencies(height, width) <= _LARGE_SCALE
         contrast = (after[:, large].sum(dim=1) / before[:, large].sum(dim=1).clamp_min(1e-6)).view(-1, 1, 1)
-        added = (noisy[1].square() - contrast * noisy[0].square()).clamp_min(0.0)
+        added = (noisy[1] - contrast * noisy[0]).clamp_min(0.0)
         gain = ((after - added * height * width).clamp_min(0.0) / before.clamp_min(1e-6)).sqrt()
-        return cls(*means, gain.clamp(1 / _STRONGEST, _STRONGEST), added.sqrt())
+        return cls(means[0], means[1], gain.clamp(1 / _STRONGEST, _STRONGEST), added.sqrt())
 
     def show(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Reference images as the field shows them, each somewhere on the way there.
@@ -71,23 +74,40 @@ class FieldLook:
         there = torch.rand(len(images), 1, 1, 1, generator=generator).mul(0.75).add(0.5).to(images.device)
         here = [part.to(images.device) for part in (self.reference_mean, self.field_mean, self.gain, self.noise)]
         reference_mean, field_mean, gain, noise = here
-        spectrum = torch.fft.rfft2(images - reference_mean) * gain**there
-        shown = torch.fft.irfft2(spectrum, s=images.shape[2:]) + torch.lerp(
+        spectrum = _spectrum(images - reference_mean) * gain**there
+        shown = cast(Tensor, torch.fft.irfft2(spectrum, s=images.shape[2:])) + torch.lerp(
             reference_mean.expand(len(images), -1, 1, 1), field_mean.expand(len(images), -1, 1, 1), there
         )
         drawn = torch.randn(images.shape, generator=generator).to(images.device)
-        return cast(Tensor, (shown + drawn * noise * there).clamp(0, 255))
+        return (shown + drawn * noise * there).clamp(0, 255)
 
 
-def _power(images: Tensor) -> Tensor:
-    return torch.fft.rfft2(images).abs().square().mean(dim=0)
+def _mean_of(images: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean over images of what is measured on each, a few at a time: photographs are large."""
+    return torch.stack([measure(block.float()).sum(dim=0) for block in blocks(images, _AT_A_TIME)]).sum(dim=0) / len(
+        images
+    )
+
+
+def _power(images: Tensor, mean: Tensor) -> Tensor:
+    return _mean_of(images, lambda each: _spectrum(each - mean).abs().square())
+
+
+def _spectrum(images: Tensor) -> Tensor:
+    return cast(Tensor, torch.fft.rfft2(images))
+
+
+def _frequencies(height: int, width: int) -> Tensor:
+    """In cycles per pixel, of each place of a spectrum: ``(height, width // 2 + 1)``."""
+    down, right = cast(Tensor, torch.fft.fftfreq(height)), cast(Tensor, torch.fft.rfftfreq(width))
+    return torch.hypot(down.view(-1, 1), right.view(1, -1))
 
 
 def _noise(images: Tensor) -> Tensor:
-    """Standard deviation of white noise, by the median of the finest diagonal wavelet coefficients (Donoho and
-    Johnstone, 1994): what an image shows is in few of them, noise is in all. ``(channels, 1, 1)``."""
+    """Variance of white noise, by the median of the finest diagonal wavelet coefficients (Donoho and Johnstone, 1994):
+    what an image shows is in few of them, noise is in all. ``(n, channels, 1, 1)``."""
     height, width = (length - length % 2 for length in images.shape[2:])
     images = images[:, :, :height, :width]
     diagonal = (images[..., ::2, ::2] - images[..., ::2, 1::2] - images[..., 1::2, ::2] + images[..., 1::2, 1::2]) / 2
     medians = diagonal.abs().flatten(2).median(dim=2).values / _MEDIAN_OF_NORMAL
-    return medians.square().mean(dim=0).sqrt().view(-1, 1, 1)
+    return medians.square()[..., None, None]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fieldrepair_plugin.batch_norm import measure_statistics
-from fieldrepair_plugin.repairable import RepairableModel
+from fieldrepair_plugin.repairable import RepairableModel, blocks
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ class FieldPose:
             generator: which inputs the statistics of batch norms are measured on.
         """
         before = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
-        some = field[torch.randperm(len(field), generator=generator)[: _BATCHES * 256]].float()
+        some = field[torch.randperm(len(field), generator=generator)[: _BATCHES * 256]]
         inputs, classes = labelled
         said: list[Tensor] = []
         for turn, zoom in POSES:
-            undone = [bent(part.float(), *_same(len(part), turn, zoom)) for part in (some, inputs)]
-            measure_statistics(model, undone[0], undone[0][:0], 0.0, 256, generator)
-            logits, _ = model.logits_and_embeddings(undone[1], 256)
+            undone, asked = (_undone(part, turn, zoom) for part in (some, inputs))
+            measure_statistics(model, undone, undone[:0], 0.0, 256, generator)
+            logits, _ = model.logits_and_embeddings(asked, 256)
             said.append(torch.from_numpy(logits).double().softmax(dim=1)[torch.arange(len(classes)), classes])
         model.module.load_state_dict(before)
         shares = mixture_shares(torch.stack(said, dim=1))
@@ -122,5 +122,10 @@ def bent(
     return F.grid_sample(images.contiguous(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _same(count: int, turn: float, zoom: float) -> tuple[Tensor, Tensor]:
-    return torch.full((count,), math.radians(turn)), torch.full((count,), zoom)
+def _undone(images: Tensor, turn: float, zoom: float) -> Tensor:
+    """All turned and scaled alike, a few at a time, in whole pixels: photographs are large."""
+    done: list[Tensor] = []
+    for block in blocks(images, 100):
+        turns, zooms = torch.full((len(block),), math.radians(turn)), torch.full((len(block),), zoom)
+        done.append(bent(block.float(), turns, zooms).round().to(torch.uint8))
+    return torch.cat(done)

@@ -142,6 +142,15 @@ def test_every_switch_changes_the_result(model: RepairableModel, changed: dict[s
     assert any(not torch.equal(one, other) for one, other in pairs)
 
 
+def test_the_old_answers_are_learned_from_where_the_old_world_is_to_be_kept(model: RepairableModel) -> None:
+    base = replace(OWN, bfloat16=False)
+    labels_only = replace(base, replay_old_answers=0.0)
+    for keep, same in (("off", True), ("strict", False)):
+        first, second = repaired(model, base, keep).module, repaired(model, labels_only, keep).module
+        pairs = zip(first.parameters(), second.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs) is same
+
+
 @pytest.mark.parametrize("targets", ["soft", "confident"])
 def test_an_interrupted_repair_goes_on_exactly(tmp_path: Path, targets: Literal["soft", "confident"]) -> None:
     with torch.random.fork_rng(devices=[]):

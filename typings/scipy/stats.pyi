@@ -16,6 +16,10 @@ class BinomTestResult:
 def binomtest(
     k: int, n: int, p: float = 0.5, alternative: Literal["two-sided", "less", "greater"] = "two-sided"
 ) -> BinomTestResult: ...
+class PowerDivergenceResult:
+    pvalue: float
+
+def chisquare(f_obs: npt.NDArray[np.float64], f_exp: npt.NDArray[np.float64]) -> PowerDivergenceResult: ...
 def entropy(
     pk: npt.NDArray[np.floating[Any]], *, base: float | None = None, axis: int = 0
 ) -> npt.NDArray[np.float64]: ...
