@@ -45,7 +45,7 @@ def stop_all(group: int) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_every_command_of_the_quick_start_works(tmp_path: Path) -> None:
     script = script_of(PAGE.read_text())
     # The page names the default ports, which may be in use here.
@@ -69,9 +69,9 @@ def test_every_command_of_the_quick_start_works(tmp_path: Path) -> None:
         ) as shell,
     ):
         try:
-            shell.wait(300)
+            shell.wait(500)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"not done after 300 s:\n{log.read_text()}")
+            pytest.fail(f"not done after 500 s:\n{log.read_text()}")
         finally:
             stop_all(shell.pid)
     told = log.read_text()
