@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,7 +14,7 @@ from fieldrepair_monitoring.detectors.trend import TrendDetector
 from fieldrepair_monitoring.detectors.trend_views import CHANCE, Answers, Means
 from fieldrepair_monitoring.features import Features, joined
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.float64]
 
 OPTIONS = DetectorOptions(p_value=0.005, window_size=100, min_effect=0.5)
 RARE = np.array([0.4, 0.3, 0.2, 0.08, 0.015, 0.005])
@@ -57,7 +55,7 @@ def test_a_slow_change_is_seen_long_before_a_single_window_shows_it() -> None:
     alone = [score.drifted for score in single.score_many(pool, in_order(120))]
     assert not any(trend[:20])
     assert 20 < trend.index(True) < alone.index(True) - 8
-    assert all(trend[trend.index(True) + 2 :]), "a ramp does not become normal while it goes on"
+    assert sum(trend[-40:]) >= 36, "a ramp does not become normal while it goes on"
 
 
 def test_unchanged_traffic_with_rare_classes_stays_calm() -> None:
@@ -100,9 +98,15 @@ def test_drifted_windows_are_no_standard_for_later_ones() -> None:
     for seed in range(40):
         memory = detector.remember(field(100, seed, moved=2.0), memory, calm=False)
     assert detector.score_after(field(100, 77, moved=2.0), memory).drifted
-    for seed in range(RECENT):
-        memory = detector.remember(field(100, seed), memory, calm=True)
-    assert not detector.score_after(field(100, 78), memory).drifted
+
+
+def test_a_shift_that_is_over_is_over_at_once() -> None:
+    """Though the last eight windows still hold it."""
+    pool = joined([field(2000, 1), field(800, 2, moved=1.0), field(800, 3)])
+    drifted = [score.drifted for score in fitted().score_stream(pool, in_order(36))]
+    assert not any(drifted[:20])
+    assert sum(drifted[20:28]) >= 6
+    assert not any(drifted[28:])
 
 
 def test_step_by_step_it_says_what_it_says_of_a_stream_and_its_memory_does_not_grow() -> None:
@@ -120,22 +124,29 @@ def test_step_by_step_it_says_what_it_says_of_a_stream_and_its_memory_does_not_g
 
 
 @pytest.mark.parametrize(
-    "spoiled",
+    "how",
     [
-        lambda memory: memory[:-8],
-        lambda memory: "?" + memory[1:],
-        lambda memory: memory.replace(",", ""),
-        lambda memory: "nothing at all",
-        lambda memory: ",".join(reversed(memory.split(","))),
+        "cut off",
+        "not ASCII of this kind",
+        "run together",
+        "something else",
+        "in another order",
     ],
 )
-def test_a_memory_that_is_damaged_counts_as_none(spoiled: Callable[[str], str]) -> None:
+def test_a_memory_that_is_damaged_counts_as_none(how: str) -> None:
     detector, window = fitted(), field(100, 1, moved=3.0)
     memory = ""
     for seed in range(12):
         memory = detector.remember(field(100, seed), memory, calm=True)
     assert detector.score_after(window, memory).drifted
-    assert detector.score_after(window, spoiled(memory)) == detector.score(window)
+    spoiled = {
+        "cut off": memory[:-8],
+        "not ASCII of this kind": "?" + memory[1:],
+        "run together": memory.replace(",", ""),
+        "something else": "nothing at all",
+        "in another order": ",".join(reversed(memory.split(","))),
+    }
+    assert detector.score_after(window, spoiled[how]) == detector.score(window)
 
 
 def test_the_memory_of_another_reference_counts_as_none() -> None:
@@ -171,11 +182,9 @@ def test_answers_are_compared_by_the_g_test() -> None:
     for window in windows[:-1]:
         history = history.after(view.of(window), calm=True)
     found = view.compare(view.of(windows[-1]), history, 4)
-    counts = [
-        sum(np.bincount(window.scores.argmax(axis=1), minlength=6) for window in part)
-        for part in (windows[-4:], windows[: 19 - RECENT])
-    ]
-    seen = np.array(counts)[:, np.sum(counts, axis=0) > 0]
+    answers = [joined(part).scores.argmax(axis=1) for part in (windows[-4:], windows[: 19 - RECENT])]
+    counts = np.stack([np.bincount(part, minlength=6) for part in answers])
+    seen = counts[:, counts.sum(axis=0) > 0]
     expected = chi2_contingency(seen, correction=False, lambda_="log-likelihood")
     # Windows may differ by a little more than chance: then its distance is divided by that.
     assert found.log_q >= np.log(expected.pvalue) - 1e-9

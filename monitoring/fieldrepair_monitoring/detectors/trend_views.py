@@ -5,8 +5,11 @@ from the past (:class:`.field_history.FieldHistory`). Two guards are common to a
 
 * **Windows that differ anyway.** Where past windows differ from one another by more than independent inputs would
   (hours of the day, say), every distance is divided by that excess.
+* **The window at hand.** It has to lie at least half as far along the direction of the change as the recent windows do
+  together: when a shift is over, the recent windows still hold it for a while, but the newest does not.
 * **The way back.** A move towards the reference is no drift: after it, the field is more like what the model was
-  validated on. So recent windows are compared with the nearest point on the way from the past to the reference.
+  validated on. So recent windows are compared with the nearest point on the way from the past to the reference, unless
+  the past lies so close to the reference that its error alone explains the distance.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from scipy.special import chdtri, xlogy
 from scipy.stats import chi2
 from scipy.stats import f as f_distribution
 
-from fieldrepair_monitoring.detectors.calibration import EFFECT_QUANTILE, EFFECT_WINDOW
+from fieldrepair_monitoring.detectors.calibration import CAUTION, EFFECT_QUANTILE, EFFECT_WINDOW
 from fieldrepair_monitoring.detectors.coordinates import Coordinates
 from fieldrepair_monitoring.detectors.field_history import FieldHistory, Vector
 from fieldrepair_monitoring.features import Features
@@ -34,6 +37,10 @@ SMALLEST_VARIANCE = 0.02
 """Of the reference's own, for means: where the field scatters less than that, it is taken to scatter so much."""
 REFERENCE_WEIGHT = 10
 """The reference's scatter counts like that of so many inputs per coordinate, until the field's own is known."""
+CLOSE_QUANTILE = 0.01
+"""The past is not at the reference if it is farther from it than all but this share of samples would be."""
+STILL_THERE = 0.5
+"""Share of the change that the newest window must show by itself."""
 CHANCE = math.sqrt(float(chdtri(1, 1.0 - EFFECT_QUANTILE)) / EFFECT_WINDOW)
 """95 % of windows of 100 unchanged inputs stay below this distance, in standard deviations along one direction."""
 
@@ -68,11 +75,11 @@ class View(ABC):
             return NOTHING
         inputs = len(window) + sum(each.size for each in before)
         total = window.sum(axis=0) + sum((each.size * each.mean for each in before), np.zeros(window.shape[1]))
-        return self._compare(total / inputs, inputs, history)
+        return self._compare(total / inputs, inputs, window.mean(axis=0), history)
 
     @abstractmethod
-    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
-        """The mean of so many recent inputs against the past."""
+    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
+        """The mean of so many recent inputs against the past; ``newest`` is that of the last window alone."""
 
 
 class Answers(View):
@@ -94,14 +101,18 @@ class Answers(View):
         rows = self.of(reference)
         self.probe = rows.mean(axis=0)
         self._tolerance = self.probe + 1 / len(reference)
+        self._close = close(self._k - 1, len(reference))
 
     def of(self, features: Features) -> Vector:
         """``(m, k)``: 1 for the group of the answer, 0 elsewhere."""
         return np.eye(self._k)[self._groups[features.scores.argmax(axis=1)]]
 
-    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
         before = history.past_inputs
-        past = nearest(recent, history.past_mean, self.probe, np.diag(1.0 / self._tolerance))
+        metric = np.diag(1.0 / self._tolerance)
+        past = nearest(recent, history.past_mean, self.probe, metric, self._close)
+        if share_of(newest - past, recent - past, metric) < STILL_THERE:
+            return NOTHING
         both = (recent * inputs + past * before) / (inputs + before)
         seen = both > 0
         freedom = int(seen.sum()) - 1
@@ -137,20 +148,22 @@ class Means(View):
         self._reference = self._coordinates.reference
         self.probe = self._reference[0]
         self._weight = min(len(self._reference), REFERENCE_WEIGHT * len(self.probe))
+        self._close = close(len(self.probe), len(reference))
 
     def of(self, features: Features) -> Vector:
         """``(m, k)``: the components, each with mean 0 and variance 1 on the reference."""
         return self._coordinates.of(self._features(features))
 
-    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
         k = len(self.probe)
         freedom = self._weight + history.freedom
         within = (self._weight * np.eye(k) + history.past_scatter) / freedom
         inverse = np.linalg.inv(within + SMALLEST_VARIANCE * np.eye(k))
-        difference = recent - nearest(recent, history.past_mean, np.zeros(k), inverse)
-        distance = math.sqrt(max(float(difference @ inverse @ difference), 0.0))
-        if distance == 0.0:
+        past = nearest(recent, history.past_mean, np.zeros(k), inverse, self._close)
+        difference = recent - past
+        if share_of(newest - past, difference, inverse) < STILL_THERE:
             return NOTHING
+        distance = math.sqrt(float(difference @ inverse @ difference))
         z = distance / math.sqrt((1 / inputs + 1 / history.past_inputs) * excess(history, within))
         along = self._reference @ (inverse @ difference) / distance
         z /= 1.0 + max(float((along**3).mean()), 0.0) * z / (6.0 * math.sqrt(inputs))
@@ -158,7 +171,17 @@ class Means(View):
         return Comparison(float(f_distribution.logsf(z**2 * left / (freedom * k), k, left)), distance / CHANCE)
 
 
-def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector) -> Vector:
+def close(freedom: int, reference: int) -> float:
+    """Squared distance up to which the past counts as being at the reference: what the error of both explains.
+
+    Args:
+        freedom: dimensions of the distance.
+        reference: inputs of the reference.
+    """
+    return CAUTION * float(chdtri(max(1, freedom), CLOSE_QUANTILE)) / reference
+
+
+def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector, close: float) -> Vector:
     """The point between the past and the reference that recent windows are nearest to: ``(k,)``.
 
     Args:
@@ -166,11 +189,18 @@ def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector) -> 
         past: ``(k,)``.
         reference: ``(k,)``.
         metric: ``(k, k)`` of the squared distance.
+        close: squared distance at which the past counts as being there already.
     """
     way = reference - past
+    if way @ metric @ way <= close:
+        return past
+    return past + min(max(share_of(recent - past, way, metric), 0.0), 1.0) * way
+
+
+def share_of(step: Vector, way: Vector, metric: Vector) -> float:
+    """How much of a way a step goes along: 1 for all of it; 0 if there is no way."""
     length = float(way @ metric @ way)
-    share = float((recent - past) @ metric @ way) / length if length > 0 else 0.0
-    return past + min(max(share, 0.0), 1.0) * way
+    return float(step @ metric @ way) / length if length > 0 else 0.0
 
 
 def excess(history: FieldHistory, within: Vector) -> float:
