@@ -103,7 +103,7 @@ def _canary(canary: Canary | None) -> Iterator[Metric]:
         "fieldrepair_canary_requests", "Requests since the canary began, by side.", labels=names
     )
     failures = GaugeMetricFamily(
-        "fieldrepair_canary_failures", "Of those, answered with 5xx or not at all.", labels=names
+        "fieldrepair_canary_failures", "Of those, answered with 4xx or 5xx, or not at all.", labels=names
     )
     seconds = GaugeMetricFamily(
         "fieldrepair_canary_mean_seconds", "The model server's mean time for the others.", labels=names

@@ -92,11 +92,13 @@ def test_failures_are_counted_on_the_side_that_failed(traffic: Traffic, second: 
     assert ask(traffic) == (200, True)
     second.script = lambda _: answer(b"no", b"500 Internal Server Error")
     assert ask(traffic)[0] == 500
+    second.script = lambda _: answer(b"no", b"400 Bad Request")  # MLflow's word for a model that raises
+    assert ask(traffic)[0] == 400
     second.script = lambda _: None  # it closes the connection
     assert ask(traffic)[0] == 502
-    eventually(lambda: canary_of(traffic).canary.requests == 3)  # counted when the answer is on its way
+    eventually(lambda: canary_of(traffic).canary.requests == 4)  # counted when the answer is on its way
     view = canary_of(traffic)
-    assert (view.canary.failures, view.champion.requests) == (2, 0)
+    assert (view.canary.failures, view.champion.requests) == (3, 0)
     assert view.canary.buckets[-1][1] == 1  # only answers have a time
 
 
