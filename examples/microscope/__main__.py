@@ -139,9 +139,9 @@ def send(running: FieldRepair, rows: Rows, batch: str) -> Labels:
 
 def report(running: FieldRepair, labels: Labels, batch: str) -> None:
     """The laboratory's findings, by the ids of the requests."""
-    found = [
+    found: list[dict[str, Any]] = [
         {"client_request_id": f"{batch}-{number}", "row": 0, "label": CLASS_NAMES[label]}
-        for number, label in enumerate(labels.tolist())
+        for number, label in enumerate(cast("list[int]", labels.tolist()))
     ]
     running.control.post("/api/labels", json={"source": "laboratory", "labels": found}).raise_for_status()
 

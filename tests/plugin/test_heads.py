@@ -14,7 +14,8 @@ import torch
 from mlflow import MlflowClient, pyfunc
 from mlflow import pytorch as mlflow_pytorch
 from mlflow.artifacts import download_artifacts
-from mlflow.models import get_model_info, infer_signature
+from mlflow.models import ModelSignature, get_model_info
+from mlflow.types import Schema, TensorSpec
 from torch import nn
 from torch.nn import functional as F
 
@@ -206,7 +207,7 @@ def log_pt2(name: str, code: Path, reference: Reference) -> tuple[str, nn.Module
             name="m",
             registered_model_name=name,
             input_example=reference.val_x[:8],
-            signature=infer_signature(reference.val_x[:8], np.zeros((8, 4), np.float32)),
+            signature=ModelSignature(Schema([TensorSpec(np.dtype(np.float32), (-1, 1, 8, 8))])),
             serialization_format="pt2",
             pip_requirements=["torch"],
         )

@@ -154,8 +154,9 @@ def test_a_window_survives_json(tmp_path: Path) -> None:
 
 def test_the_address_of_a_run_tells_no_password(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = MlflowClient().get_model_version(field.name, "1").run_id or ""
-    assert run_url(run_id).startswith("#/experiments/")
+    page = run_url(run_id)
+    assert page.startswith("#/experiments/")
     monkeypatch.setattr(repair_run.mlflow, "get_tracking_uri", lambda: "https://ada:secret@mlflow.example/base/")
     client = MlflowClient(tracking_uri=str(mlflow.get_registry_uri()))
     monkeypatch.setattr(repair_run.mlflow, "MlflowClient", lambda: client)
-    assert run_url(run_id) == f"https://mlflow.example/base/#/experiments/1/runs/{run_id}"
+    assert run_url(run_id) == f"https://mlflow.example/base/{page}"

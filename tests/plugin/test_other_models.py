@@ -91,7 +91,7 @@ class Loop:
             model_name=self.name,
             window_size=60,
             state_dir=self.folder,
-            drift_calibration_windows=700,
+            drift_calibration_windows=1000,
             monitor_threads=1,
         )
         with_problems = Monitor(settings, self.log, self.book, MonitorMetrics()).round()
@@ -222,7 +222,7 @@ def test_a_table_classifier_is_watched_and_repaired(loop: Loop) -> None:
     assert loop.book.cases() == []
     windows = loop.book.windows(loop.name, "1", limit=10)
     assert len(windows) == 3
-    assert set(cast(Any, windows[0].scores)) == {"mmd", "uncertainty", "tabular"}
+    assert {"mmd", "uncertainty", "tabular"} <= set(cast(Any, windows[0].scores))
 
     shifted_x, shifted_y = customers(300, 4)
     for start in range(0, 300, 60):

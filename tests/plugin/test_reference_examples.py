@@ -49,6 +49,7 @@ def test_each_class_gets_a_sheet_of_its_own_pictures(book: CaseBook) -> None:
     sheet = book.attachment(1, example_name(1))
     assert sheet is not None
     picture = np.asarray(Image.open(io.BytesIO(sheet.content)))
+    assert isinstance(handover.input, ImageInput)
     second = handover.input.to_pixels(handover.reference.train_x[handover.reference.train_y == 1][1:2])[0]
     assert picture.shape == (6, 48, 3)
     np.testing.assert_array_equal(picture[:, 6:12].transpose(2, 0, 1), second)
