@@ -68,6 +68,9 @@ bench: $(READY) ## run the measurements in benchmarks/ and write build/benchmark
 image-check: $(READY) ## carry out the Dockerfile's steps, both targets, in clean trees (as root; minutes)
 	@FIELDREPAIR_IMAGE_FULL=1 $(BIN)/python -m pytest -s tests/image
 
+chart-story: $(READY) helm ## the demo's story on the chart's pods, as processes of this machine (minutes)
+	@FIELDREPAIR_CHART_STORY=1 $(BIN)/python -m pytest -s tests/processes
+
 chart: $(READY) ## write what the Helm chart repeats: schema, README, alerts, dashboard
 	@$(BIN)/python -m charts.generate
 
