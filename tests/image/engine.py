@@ -92,7 +92,7 @@ class Build:
         root = self._folder / name
         if base in self.stages():
             before = self.target(base)
-            subprocess.run(["cp", "-a", "--no-target-directory", str(before.root), str(root)], check=True)
+            subprocess.run(["/bin/cp", "-a", "--no-target-directory", str(before.root), str(root)], check=True)
             own = {"env": dict(before.env), "labels": dict(before.labels), "arguments": dict(before.arguments)}
             stage = replace(before, root=root, **own)
         else:
@@ -216,22 +216,19 @@ def tree_command(
         volumes: path in the tree -> folder.
     """
     root = shlex.quote(str(stage.root))
+    lent = [name for name in _SHARED if Path(f"/{name}").is_dir() and not Path(f"/{name}").is_symlink()]
+    python = shlex.quote(sys.base_prefix)
     lines = ["set -e", f"mount --bind {root} {root}"]
-    for name in _SHARED:
-        if Path(f"/{name}").is_dir() and not Path(f"/{name}").is_symlink():
-            lines.append(f"mount --rbind /{name} {root}/{name}")
+    lines += [f"mount --rbind /{name} {root}/{name}" for name in lent]
     # At its own place, too: an interpreter may look for its shared library there.
-    for place in ("/usr/local", sys.base_prefix):
-        lines.append(f"mount --bind {shlex.quote(sys.base_prefix)} {root}{shlex.quote(place)}")
+    lines += [f"mount --bind {python} {root}{place}" for place in ("/usr/local", python)]
     if read_only:
         lines.append(f"mount -o remount,bind,ro {root}")
-    for path, folder in (volumes or {}).items():
-        lines.append(f"mount --bind {shlex.quote(str(folder))} {root}{path}")
+    lines += [f"mount --bind {shlex.quote(str(folder))} {root}{path}" for path, folder in (volumes or {}).items()]
     variables = " ".join(shlex.quote(f"{name}={text}") for name, text in environment.items())
-    inner = f"cd {shlex.quote(stage.workdir)} && exec {shlex.join(command)}"
-    lines.append(
-        f"exec chroot --userspec={user or stage.user} {root} /usr/bin/env -i {variables} /bin/sh -c {shlex.quote(inner)}"
-    )
+    inner = shlex.quote(f"cd {shlex.quote(stage.workdir)} && exec {shlex.join(command)}")
+    who = user or stage.user
+    lines.append(f"exec chroot --userspec={who} {root} /usr/bin/env -i {variables} /bin/sh -c {inner}")
     return ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", "\n".join(lines)]
 
 
@@ -257,7 +254,9 @@ def _clean_tree(root: Path) -> Stage:
     (root / "tmp").chmod(0o1777)
     for name in (*_ETC, *_ETC_MORE):
         if Path(f"/etc/{name}").exists():
-            subprocess.run(["cp", "-aL", f"/etc/{name}", str(root / "etc" / name)], check=False, capture_output=True)
+            subprocess.run(
+                ["/bin/cp", "-aL", f"/etc/{name}", str(root / "etc" / name)], check=False, capture_output=True
+            )
     return Stage(root)
 
 

@@ -25,8 +25,8 @@ DOCKERFILE = ROOT / "Dockerfile"
 VOLUME_PATHS = ("/var/lib/fieldrepair", "/tmp")  # noqa: S108 - paths in a container
 
 SIDECAR_LIMIT = 460e6
-"""Bytes. We wanted 250 MB: deltalake, Arrow and numpy alone are more. This keeps what was reached; docs/kubernetes.md says
-what was measured."""
+"""Bytes. We wanted 250 MB: deltalake, Arrow and numpy alone are more. This keeps what was reached; docs/kubernetes.md
+says what was measured."""
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -57,7 +57,10 @@ def test_their_version_is_the_packages() -> None:
 def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root and unshare: each step runs in a chroot with mounts of its own")
-    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0:
+    if (
+        subprocess.run([str(shutil.which("unshare")), "--mount", "true"], check=False, capture_output=True).returncode
+        != 0
+    ):
         pytest.skip("needs the right to mount: each step runs in a chroot with mounts of its own")
     folder = tmp_path_factory.mktemp("image")
     yield Build(ROOT, folder)

@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from examples.digits.platform import FieldRepair, Platform, Process, wait_for
+from examples.digits.platform import FieldRepair, Process, wait_for
 from tests.charts.helm import NAMESPACE, Manifest, parsed, template
 from tests.charts.objects import named, of_kind
 from tests.cluster.standin import StandIn, account, served

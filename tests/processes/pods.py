@@ -1,7 +1,8 @@
 """The pods of a rendered chart as processes of this machine: a small stand-in for the kubelet.
 
-Each container's command line is the image's entry point and the chart's ``args``; its environment is the chart's ``env``
-and ``envFrom``, with secrets looked up and fields of the pod filled in. Nothing else is changed but addresses and paths:
+Each container's command line is the image's entry point and the chart's ``args``; its environment is the chart's
+``env`` and ``envFrom``, with secrets looked up and fields of the pod filled in. Nothing else is changed but addresses
+and paths:
 
 * a pod's network is one loopback address: 0.0.0.0 and the pod's own 127.0.0.1 become that address
 * a pod's volumes are folders: their mount paths become these folders

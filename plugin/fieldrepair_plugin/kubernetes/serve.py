@@ -10,12 +10,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fieldrepair_plugin.blue_green import BlueGreen
 from fieldrepair_plugin.errors import PartError
 from fieldrepair_plugin.kubernetes.settings import ServeSettings
 from fieldrepair_plugin.model_server import ServerOptions
 from fieldrepair_plugin.model_uri import parse_model_uri, wanted_version
 from fieldrepair_plugin.processes import ProcessTable
-from fieldrepair_plugin.promotion import BlueGreen
 from fieldrepair_plugin.sidecar_control import SidecarControl
 
 logger = logging.getLogger(__name__)
