@@ -26,7 +26,7 @@ export FIELDREPAIR_HELM
 GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench chart docs image-check system-packages helm clean
+.PHONY: help setup demo test check format bench chart chart-story docs image-check system-packages helm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
