@@ -26,7 +26,7 @@ export FIELDREPAIR_HELM
 GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench chart chart-story docs image-check system-packages helm clean
+.PHONY: help setup demo test check format bench chart chart-story cluster-check docs image-check system-packages helm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -70,6 +70,19 @@ image-check: $(READY) ## carry out the Dockerfile's steps, both targets, in clea
 
 chart-story: $(READY) helm ## the demo's story on the chart's pods, as processes of this machine (minutes)
 	@FIELDREPAIR_CHART_STORY=1 $(BIN)/python -m pytest -s tests/processes
+
+# Three programs from Kubernetes' own sources: built once, in about ten minutes of a processor, and kept outside the clone.
+KUBERNETES := $(CACHE)/kubernetes-v1.34.4
+$(KUBERNETES)/kube-controller-manager:
+	@test -n "$(GO)" || { echo "needs Go"; exit 1; }
+	@echo "== building a Kubernetes API server, once"
+	@mkdir -p $(KUBERNETES) && cd tests/cluster/kubernetes && export CGO_ENABLED=0 GOFLAGS="-mod=mod -buildvcs=false -p=2" && \
+	  $(GO) build -trimpath -ldflags="-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3 && \
+	  for name in kube-apiserver kube-controller-manager; do \
+	    $(GO) build -trimpath -ldflags="-s -w" -o $(KUBERNETES)/$$name k8s.io/kubernetes/cmd/$$name; done
+
+cluster-check: $(READY) helm $(KUBERNETES)/kube-controller-manager ## chart and rollout on a real Kubernetes API server
+	@FIELDREPAIR_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/cluster
 
 chart: $(READY) ## write what the Helm chart repeats: schema, README, alerts, dashboard
 	@$(BIN)/python -m charts.generate
