@@ -85,11 +85,12 @@ class _Served:
         with _following(self._settings.state_dir / "logs" / f"model-server-v{version}.log"):
             server, not_warmed = await self._servers.start_first(version)
             logger.info("%s is up at %s (%s)", server.label, server.url, not_warmed or "warm")
+            ended = asyncio.create_task(server.process.wait())
             told = False
-            while server.process.returncode is None:
+            while not ended.done():
                 told = await self._tell_sidecar(told=told)
-                await asyncio.wait({asyncio.create_task(server.process.wait())}, timeout=_CHECK_SECONDS)
-        raise PartError(f"the model server of {server.label} ended with status {server.process.returncode}")
+                await asyncio.wait({ended}, timeout=_CHECK_SECONDS)
+        raise PartError(f"the model server of {server.label} ended with status {ended.result()}")
 
     async def _tell_sidecar(self, *, told: bool) -> bool:
         """Tell it where the traffic goes, again after it was restarted; whether it knows."""
