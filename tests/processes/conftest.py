@@ -122,7 +122,8 @@ def _installed(mlflow_url: str, values: tuple[str, ...], postgresql: str, s3: st
             httpx.Client(base_url=control_url, headers=headers, timeout=30.0, trust_env=False, limits=limits)
         )
         pods = AllPods(cluster)
-        wait_for("a pod that serves", lambda: rollout.serving, seconds=170, process=pods)
+        # The first pods take what the alias names; the rollout's first look replaces them by pods that are told.
+        wait_for("a pod that was told", lambda: any(rollout.history) or None, seconds=300, process=pods)
         wait_for("the case book's API", lambda: _well(api_client), seconds=60, process=pods)
         running = FieldRepair(pods, traffic_url, control_url, api_client)
         yield Installed(running, cluster, rollout, manifests, secrets, standin)
