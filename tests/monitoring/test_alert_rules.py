@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from fieldrepair_monitoring.case_metrics import exported_cases
 from fieldrepair_monitoring.metrics import MonitorMetrics
+from fieldrepair_plugin.kubernetes.metrics import RolloutMetrics
 from fieldrepair_service.capture import Capture, CaptureLimits
 from fieldrepair_service.case_book import NewDriftEvent, NewTask, TrialKind, WindowRecord, open_case_book
 from fieldrepair_service.drops import (
@@ -164,7 +165,8 @@ def case_metrics(folder: Path) -> list[Metric]:
 @pytest.fixture
 async def exported(tmp_path: Path) -> Exported:
     series: dict[str, set[str]] = {"up": set()}  # Prometheus' own
-    for family in [*await sidecar_metrics(tmp_path), *monitor_metrics(), *case_metrics(tmp_path)]:
+    families = [*await sidecar_metrics(tmp_path), *monitor_metrics(), *case_metrics(tmp_path)]
+    for family in [*families, *RolloutMetrics().registry.collect()]:
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
     return series
