@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Generator
@@ -36,7 +37,7 @@ class RealCluster:
         self.authority = authority
         self._client = httpx.Client(
             base_url=url,
-            verify=str(authority),
+            verify=ssl.create_default_context(cafile=str(authority)),
             headers={"authorization": f"Bearer {ADMIN}"},
             timeout=30,
             trust_env=False,
