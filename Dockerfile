@@ -25,8 +25,9 @@ COPY monitoring monitoring
 
 FROM builder AS builder-sidecar
 RUN /opt/uv/bin/uv pip install --no-cache --python /opt/fieldrepair/bin/python -c constraints.txt ".[service]"
-# Of Arrow: headers, tests, and two parts that nobody here uses (Flight, a network protocol; Substrait, query plans).
-RUN find /opt/fieldrepair -type d \( -name tests -o -name include -o -name includes \) -prune -exec rm -rf {} + \
+# Headers, tests, and of Arrow two parts that nobody here uses (Flight, a network protocol; Substrait, query plans).
+RUN find /opt/fieldrepair -type d \( -name tests -o -path '*/pyarrow/include*' -o -path '*/numpy/core/include' \) \
+         -prune -exec rm -rf {} + \
     && find /opt/fieldrepair -path '*/pyarrow/*' -type f \( -name '*flight*' -o -name '*substrait*' -o -name '*.pyx' \
          -o -name '*.pxi' -o -name '*.pxd' -o -name '*cpp_tests*' -o -name '*.cc' -o -name '*.h' \) -delete
 RUN python -m compileall -q --invalidation-mode checked-hash -x '/templates/' /opt/fieldrepair/lib

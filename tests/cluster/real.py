@@ -43,6 +43,10 @@ class RealCluster:
             trust_env=False,
         )
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def call(self, method: str, path: str, body: object = None, **headers: str) -> Any:
         """The answer's JSON.
 
@@ -127,6 +131,7 @@ def running(programs: Path, folder: Path) -> Generator[RealCluster]:
         )
         _wait(certificates / "apiserver.crt", folder)
         cluster = RealCluster(url, certificates / "apiserver.crt")
+        stack.callback(cluster.close)
         wait_until(cluster.answers, folder / "kube-apiserver.log")
         (folder / "kubeconfig").write_text(_kubeconfig(url, cluster.authority))
         start(

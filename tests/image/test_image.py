@@ -89,6 +89,9 @@ def running(image: Stage, *arguments: str, **settings: str) -> Generator[subproc
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+        finally:
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def healthy(image: Stage, port: int) -> bool:
