@@ -151,8 +151,8 @@ def setting_names(component: str) -> list[str]:
 def comments(text: str) -> dict[str, str]:
     """Dotted path of a value -> the ``# --`` comment above it."""
     lines = text.splitlines()
-    root = yaml.compose(text)
-    return dict(_comments(cast(yaml.MappingNode, root), "", lines))
+    root = cast(yaml.MappingNode, yaml.compose(text))  # pyright: ignore[reportUnknownMemberType] - not annotated
+    return dict(_comments(root, "", lines))
 
 
 def _comments(node: yaml.MappingNode, prefix: str, lines: list[str]) -> Iterator[tuple[str, str]]:
@@ -200,7 +200,7 @@ def _schema_of(value: object, path: str, described: dict[str, str]) -> dict[str,
     elif isinstance(value, dict) and name not in _FREE:
         made = _object_schema(cast(dict[str, Any], value), f"{path}.", described)
     else:
-        made = {"type": _TYPES[type(value)]}
+        made = {"type": _TYPES[type(cast(object, value))]}
     if path in described:
         made["description"] = described[path]
     return {**made, **_BY_LAST_NAME.get(name, {}), **RULES.get(path, {})}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -108,13 +108,13 @@ def somebodys_deployment() -> Manifest:
 def strategic_merge(target: Any, patch: Any) -> Any:
     """What `kubectl patch` does with a strategic merge patch, for what our patch has: lists merge by ``name``."""
     if isinstance(target, dict) and isinstance(patch, dict):
-        merged: dict[Any, Any] = {**target}
-        for key, value in patch.items():
+        merged = dict(cast(Manifest, target))
+        for key, value in cast(Manifest, patch).items():
             merged[key] = strategic_merge(merged[key], value) if key in merged else value
         return merged
     if isinstance(target, list) and isinstance(patch, list):
-        by_name: dict[str, Any] = {str(one["name"]): one for one in target}
-        for one in patch:
+        by_name: dict[str, Any] = {str(one["name"]): one for one in cast(list[Manifest], target)}
+        for one in cast(list[Manifest], patch):
             name = str(one["name"])
             by_name[name] = strategic_merge(by_name[name], one) if name in by_name else one
         return list(by_name.values())

@@ -25,8 +25,8 @@ FOREIGN = "model"
 def no_privileges(manifests: list[Manifest]) -> Iterator[str]:
     """Nobody is root, nobody can become root, nobody writes to the image."""
     for name, pod, container in containers(manifests):
-        of_pod = pod["spec"].get("securityContext") or {}
-        own = container.get("securityContext") or {}
+        of_pod: Manifest = pod["spec"].get("securityContext") or {}
+        own: Manifest = container.get("securityContext") or {}
         if of_pod.get("runAsNonRoot") is not True or of_pod.get("runAsUser") == 0 or own.get("runAsUser") == 0:
             yield f"{name} may be root"
         if of_pod.get("seccompProfile") != {"type": "RuntimeDefault"}:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import yaml
@@ -176,7 +176,7 @@ def _kubeconfig(url: str, authority: Path) -> str:
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
         "current-context": "test",
     }
-    return cast(str, yaml.safe_dump(config))
+    return yaml.safe_dump(config)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -32,7 +32,7 @@ class StandIn:
     @property
     def version(self) -> str:
         """What the pods are to serve."""
-        annotations = self.deployment["spec"]["template"]["metadata"].get("annotations") or {}
+        annotations: dict[str, str] = self.deployment["spec"]["template"]["metadata"].get("annotations") or {}
         return str(annotations.get("fieldrepair.io/model-version", ""))
 
     def report(self, *, updated: int, replicas: int, available: int, reason: str = "NewReplicaSetAvailable") -> None:

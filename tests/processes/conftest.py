@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,9 @@ def install(postgresql_server: str, s3_server: str, tmp_path: Path) -> Iterator[
 
 
 @contextmanager
-def _installed(mlflow_url: str, values: tuple[str, ...], postgresql: str, s3: str, folder: Path) -> Iterator[Installed]:
+def _installed(
+    mlflow_url: str, values: tuple[str, ...], postgresql: str, s3: str, folder: Path
+) -> Generator[Installed]:
     bucket = f"bucket-{folder.parent.name}-{folder.name}".replace("_", "-").lower()[:60]
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     client = boto3.client(

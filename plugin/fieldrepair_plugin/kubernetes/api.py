@@ -114,11 +114,12 @@ def _view(deployment: dict[str, Any]) -> DeploymentView:
     meta, spec, status = deployment["metadata"], deployment["spec"], deployment.get("status", {})
     wanted = int(spec.get("replicas", 1))
     updated = int(status.get("updatedReplicas", 0))
-    template_annotations = spec["template"]["metadata"].get("annotations") or {}
+    of_pods = cast(dict[str, Any], spec["template"]["metadata"].get("annotations") or {})
+    own = cast(dict[str, Any], meta.get("annotations") or {})
     seen = int(status.get("observedGeneration", 0)) >= int(meta.get("generation", 0))
     return DeploymentView(
-        version=str(template_annotations.get(VERSION_ANNOTATION, "")),
-        previous=str((meta.get("annotations") or {}).get(PREVIOUS_ANNOTATION, "")),
+        version=str(of_pods.get(VERSION_ANNOTATION, "")),
+        previous=str(own.get(PREVIOUS_ANNOTATION, "")),
         complete=seen
         and updated >= wanted
         and int(status.get("replicas", 0)) <= updated
@@ -140,4 +141,5 @@ def _message(answer: httpx.Response) -> str:
         body = cast(object, answer.json())
     except ValueError:
         return answer.text[:300]
-    return str(cast(dict[str, object], body).get("message", body))[:300] if isinstance(body, dict) else str(body)[:300]
+    status = cast(dict[str, object], body) if isinstance(body, dict) else {"message": body}
+    return str(status.get("message", answer.text))[:300]
