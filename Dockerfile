@@ -25,11 +25,12 @@ COPY monitoring monitoring
 
 FROM builder AS builder-sidecar
 RUN /opt/uv/bin/uv pip install --no-cache --python /opt/fieldrepair/bin/python -c constraints.txt ".[service]"
-# Headers, tests, and of Arrow two parts that nobody here uses (Flight, a network protocol; Substrait, query plans).
+# Headers, tests, and of Arrow a part that nobody here uses (Flight, a network protocol). What is left must still load.
 RUN find /opt/fieldrepair -type d \( -name tests -o -path '*/pyarrow/include*' -o -path '*/numpy/core/include' \) \
          -prune -exec rm -rf {} + \
-    && find /opt/fieldrepair -path '*/pyarrow/*' -type f \( -name '*flight*' -o -name '*substrait*' -o -name '*.pyx' \
-         -o -name '*.pxi' -o -name '*.pxd' -o -name '*cpp_tests*' -o -name '*.cc' -o -name '*.h' \) -delete
+    && find /opt/fieldrepair -path '*/pyarrow/*' -type f \( -name '*flight*' -o -name '*.pyx' \
+         -o -name '*.pxi' -o -name '*.pxd' -o -name '*cpp_tests*' -o -name '*.cc' -o -name '*.h' \) -delete \
+    && /opt/fieldrepair/bin/python -c "import fieldrepair_service.sidecar, fieldrepair_service.shipping, pyarrow.parquet, pyarrow.dataset"
 RUN python -m compileall -q --invalidation-mode checked-hash -x '/templates/' /opt/fieldrepair/lib
 
 FROM builder AS builder-full
