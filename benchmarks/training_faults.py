@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):  # seed by seed, so that a run that is cut short is a whole smaller one
         for name in [each for each in names if each not in absent]:
             missing = [each for each in options.strategy.split(",") if (name, each, seed) not in have]
-            if missing:
+            if missing and not options.report:
                 jobs.append((name, missing, seed))
     # Processes of their own, fresh: each computes on one thread.
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
@@ -74,6 +74,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strategy", default=",".join(STRATEGIES), help="comma-separated; also: hebo, if installed")
     parser.add_argument("--seed", default="0,1,2,3,4", help="comma-separated")
     parser.add_argument("--trainings", type=int, default=TRAININGS, help="budget, in trainings of the correct version")
+    parser.add_argument("--report", action="store_true", help="measure nothing: table, plot and page of what there is")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="read records from here, and write one per search")
     parser.add_argument("--plot", type=Path, help="draw the rates into this file")
