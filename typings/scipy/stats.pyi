@@ -16,6 +16,7 @@ class BinomTestResult:
 def binomtest(
     k: int, n: int, p: float = 0.5, alternative: Literal["two-sided", "less", "greater"] = "two-sided"
 ) -> BinomTestResult: ...
+
 class PowerDivergenceResult:
     pvalue: float
 
