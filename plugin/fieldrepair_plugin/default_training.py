@@ -152,7 +152,7 @@ class DefaultTraining:
         worlds = [[*reference, *field]] if together else [reference[:1], [*reference[1:], *field]]
         with self.precision.autocast():
             logits = torch.cat([self.model.logits(torch.cat(world)) for world in worlds])
-        old, shown, told, rest = logits.split([len(replayed), len(alike), len(labelled), len(unlabelled)])
+        old, shown, told, rest = torch.split(logits, [len(replayed), len(alike), len(labelled), len(unlabelled)])
         smoothing, offsets = self.own.label_smoothing, self.class_offsets.to(device)
         loss = F.cross_entropy(told, classes[labelled].to(device), label_smoothing=smoothing)
         if len(replayed) + len(alike):
