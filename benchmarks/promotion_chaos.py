@@ -265,6 +265,10 @@ def _numbers(chaos: Chaos, people: People, stuck: int) -> dict[str, Any]:
         "healed_later_than_30_s": sum(1 for seconds in healed if seconds > HEALED_WITHIN),
         "heal_seconds_median": round(healed[len(healed) // 2], 1) if healed else None,
         "heal_seconds_most": round(healed[-1], 1) if healed else None,
+        # `up` names a new model server only when it answers, so its whole start counts as its return: this has both.
+        "kill_to_healed_seconds_most": round(
+            max((each.returned_after + each.healed_after for each in chaos.killed), default=0.0), 1
+        ),
         "return_seconds_most": round(max((each.returned_after for each in chaos.killed), default=0.0), 1),
         "cases": dict(sorted(Counter(str(case.state) for case in cases).items())),
         "cases_lost": lost,
