@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -191,6 +191,20 @@ def test_a_version_stays_calm_in_every_world_it_was_validated_on(
     assert watched.judge(digits.field_x[:100]).world == 0
     assert watched.judge(turned(digits.field_x[:100])).world == 1
 
+    # A detector with a memory: from one world to the other and back is no drift either, somewhere else is.
+    remembering = WatchedVersion.load("worlds", field.version, settings(detectors="trend"))
+    generator = np.random.default_rng(0)
+    memory: Mapping[str, str] = {}
+    seen: list[bool] = []
+    for world in [0] * 14 + [1] * 10 + [0] * 10 + [2] * 3:
+        plain = digits.field_x[generator.choice(600, 50, replace=False)]
+        inputs = (plain, turned(plain), (plain * 0.25).astype(np.float32))[world]
+        verdict = remembering.judge(inputs, memory)
+        memory = verdict.memory
+        seen.append(verdict.drifted)
+    assert not any(seen[:34])
+    assert any(seen[34:])
+
 
 def test_the_detector_stands_on_held_out_inputs(
     digits: Digits, network: nn.Module, settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
@@ -236,6 +250,7 @@ def test_several_detectors_make_one_decision(
         assert window.accuracy_high is not None
         assert window.estimated_accuracy is not None
         assert window.accuracy_low <= window.estimated_accuracy <= window.accuracy_high
+        assert window.accuracy_trusted is not None
     assert len(book.events()) == 1
 
 
@@ -280,9 +295,14 @@ def test_a_monitor_that_starts_anew_for_every_window_decides_the_same(
         with open_case_book(f"sqlite:///{tmp_path / name}/book.db") as book:
             for start in range(0, len(story), step):
                 writer.write(story[start : start + step])
-                Monitor(settings(), own, book, MonitorMetrics()).round()
+                chosen = settings(detectors="mmd,trend")
+                Monitor(chosen, own, book, MonitorMetrics()).round()
+            checkpoint = book.checkpoint("digits", "1")
+            assert checkpoint is not None
+            assert set(checkpoint.memory) == {"0/trend"}
             results.append(
                 (
+                    checkpoint.memory,
                     book.windows("digits", "1"),
                     [replace(event, opened_ms=0, ended_ms=event.ended_ms and 0) for event in book.events()],
                 )

@@ -17,7 +17,7 @@ from fieldrepair_service.case_book import (
     NewGroundTruth,
     WindowRecord,
 )
-from fieldrepair_service.errors import InputError, NotInCaseBook
+from fieldrepair_service.errors import InputError, NotInCaseBook, WindowsOutOfOrder
 
 OpenCase = Callable[..., Case]
 
@@ -40,6 +40,7 @@ def test_windows_keep_what_the_monitor_found_out(
         0,
         accuracy_low=0.7,
         accuracy_high=0.8,
+        accuracy_trusted=False,
         labelled_accuracy=0.74,
         labelled_count=50,
         effect_size=1.25,
@@ -49,6 +50,27 @@ def test_windows_keep_what_the_monitor_found_out(
     assert book.windows("digits", "3") == [window]
     with pytest.raises(InputError, match=r"finite numbers, got \{'effect_size': nan\}"):
         make_window(1, effect_size=math.nan)
+
+
+def test_what_detectors_remember_moves_with_the_checkpoint(
+    book: CaseBook, make_window: Callable[..., WindowRecord]
+) -> None:
+    def remembered() -> dict[str, str]:
+        checkpoint = book.checkpoint("digits", "3")
+        assert checkpoint is not None
+        return dict(checkpoint.memory)
+
+    book.record_windows("digits", "3", {}, [make_window(0)])
+    assert remembered() == {}
+    book.record_windows("digits", "3", {}, [make_window(1)], memory={"0/trend": "AAAA"})
+    assert remembered() == {"0/trend": "AAAA"}
+    book.record_windows("digits", "3", {}, [])
+    assert remembered() == {"0/trend": "AAAA"}, "rows that were passed over change nothing"
+    with pytest.raises(WindowsOutOfOrder):
+        book.record_windows("digits", "3", {}, [make_window(1)], memory={"0/trend": "BBBB"})
+    assert remembered() == {"0/trend": "AAAA"}, "another monitor was first: nothing of this one is written"
+    book.record_windows("digits", "3", {}, [make_window(2)], memory={})
+    assert remembered() == {}
 
 
 def test_labels_that_come_later_are_noted_with_windows(
