@@ -21,6 +21,7 @@ from rich.console import Console
 
 from benchmarks.drift_case import DriftCase, load_drift_case
 from benchmarks.drift_cost import soak, speed
+from benchmarks.drift_oracle import Oracle
 from benchmarks.drift_others import OTHERS, Other
 from benchmarks.drift_record import Decisions, Record, Severity, make_record, table
 from benchmarks.drift_streams import WINDOW, DriftStream, after_calm, no_drift, ramp, shifted
@@ -56,6 +57,7 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
     calm: dict[str, Decisions] = {}
     records: list[Record] = []
     estimators: list[AccuracyEstimator] = []
+    oracle = Oracle(case, options.p_value)
     for split in range(SPLITS):
         reference, traffic = case.split(split, settings.drift_reference_size)
         fitted = _fit(names, reference.features, options, console if split == 0 else None)
@@ -77,6 +79,9 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
             for name, drifted in decided.items():
                 decisions = Decisions([drifted], took.get(name, 0.0))
                 records.append(make_record(case, name, named, decisions, severity, options.p_value))
+            if moving.loss is not None:
+                known = Decisions([oracle.drifted(reference, moving)], 0.0)
+                records.append(make_record(case, oracle.name, named, known, severity, options.p_value))
             if compares:
                 again = replace(named, name=f"{named.name}_compared")
                 ours = Decisions([decided["+".join(default)]], 0.0)

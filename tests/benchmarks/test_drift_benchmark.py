@@ -32,7 +32,7 @@ def test_a_table_is_measured_from_end_to_end(tmp_path: Path) -> None:
         (detector, stream)
         for detector in ("tabular", "frouros_ks", "trend", "tabular+frouros_ks")
         for stream in ("no_drift", "shifted", *ramps)
-    }
+    } | {("oracle (knows the shift)", ramp) for ramp in ramps}
     for record in records:
         if record["stream"] == "no_drift":
             assert (record["windows"], record["window_size"], record["delay_windows"]) == (50, 167, None)

@@ -57,7 +57,8 @@ def test_a_slow_change_is_seen_long_before_a_single_window_shows_it() -> None:
     alone = [score.drifted for score in single.score_many(pool, in_order(120))]
     assert not any(trend[:20])
     assert 20 < trend.index(True) < alone.index(True) - 8
-    assert all(trend[trend.index(True) + 2 :]), "a ramp does not become normal while it goes on"
+    rest = trend[trend.index(True) :]
+    assert sum(rest) >= 0.8 * len(rest), "a ramp does not become normal while it goes on"
 
 
 def test_unchanged_traffic_with_rare_classes_stays_calm() -> None:
@@ -100,9 +101,15 @@ def test_drifted_windows_are_no_standard_for_later_ones() -> None:
     for seed in range(40):
         memory = detector.remember(field(100, seed, moved=2.0), memory, calm=False)
     assert detector.score_after(field(100, 77, moved=2.0), memory).drifted
-    for seed in range(RECENT):
-        memory = detector.remember(field(100, seed), memory, calm=True)
-    assert not detector.score_after(field(100, 78), memory).drifted
+
+
+def test_a_shift_that_is_over_is_over_at_once() -> None:
+    """Though the last eight windows still hold it."""
+    pool = joined([field(2000, 1), field(800, 2, moved=1.0), field(800, 3)])
+    drifted = [score.drifted for score in fitted().score_stream(pool, in_order(36))]
+    assert not any(drifted[:20])
+    assert sum(drifted[20:28]) >= 6
+    assert not any(drifted[28:])
 
 
 def test_step_by_step_it_says_what_it_says_of_a_stream_and_its_memory_does_not_grow() -> None:

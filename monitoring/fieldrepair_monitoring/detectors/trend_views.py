@@ -5,6 +5,8 @@ from the past (:class:`.field_history.FieldHistory`). Two guards are common to a
 
 * **Windows that differ anyway.** Where past windows differ from one another by more than independent inputs would
   (hours of the day, say), every distance is divided by that excess.
+* **The window at hand.** It has to lie at least half as far along the direction of the change as the recent windows do
+  together: when a shift is over, the recent windows still hold it for a while, but the newest does not.
 * **The way back.** A move towards the reference is no drift: after it, the field is more like what the model was
   validated on. So recent windows are compared with the nearest point on the way from the past to the reference.
 """
@@ -34,6 +36,8 @@ SMALLEST_VARIANCE = 0.02
 """Of the reference's own, for means: where the field scatters less than that, it is taken to scatter so much."""
 REFERENCE_WEIGHT = 10
 """The reference's scatter counts like that of so many inputs per coordinate, until the field's own is known."""
+STILL_THERE = 0.5
+"""Share of the change that the newest window must show by itself."""
 CHANCE = math.sqrt(float(chdtri(1, 1.0 - EFFECT_QUANTILE)) / EFFECT_WINDOW)
 """95 % of windows of 100 unchanged inputs stay below this distance, in standard deviations along one direction."""
 
@@ -68,11 +72,11 @@ class View(ABC):
             return NOTHING
         inputs = len(window) + sum(each.size for each in before)
         total = window.sum(axis=0) + sum((each.size * each.mean for each in before), np.zeros(window.shape[1]))
-        return self._compare(total / inputs, inputs, history)
+        return self._compare(total / inputs, inputs, window.mean(axis=0), history)
 
     @abstractmethod
-    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
-        """The mean of so many recent inputs against the past."""
+    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
+        """The mean of so many recent inputs against the past; ``newest`` is that of the last window alone."""
 
 
 class Answers(View):
@@ -99,9 +103,12 @@ class Answers(View):
         """``(m, k)``: 1 for the group of the answer, 0 elsewhere."""
         return np.eye(self._k)[self._groups[features.scores.argmax(axis=1)]]
 
-    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
         before = history.past_inputs
-        past = nearest(recent, history.past_mean, self.probe, np.diag(1.0 / self._tolerance))
+        metric = np.diag(1.0 / self._tolerance)
+        past = nearest(recent, history.past_mean, self.probe, metric)
+        if share_of(newest - past, recent - past, metric) < STILL_THERE:
+            return NOTHING
         both = (recent * inputs + past * before) / (inputs + before)
         seen = both > 0
         freedom = int(seen.sum()) - 1
@@ -142,15 +149,16 @@ class Means(View):
         """``(m, k)``: the components, each with mean 0 and variance 1 on the reference."""
         return self._coordinates.of(self._features(features))
 
-    def _compare(self, recent: Vector, inputs: int, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
         k = len(self.probe)
         freedom = self._weight + history.freedom
         within = (self._weight * np.eye(k) + history.past_scatter) / freedom
         inverse = np.linalg.inv(within + SMALLEST_VARIANCE * np.eye(k))
-        difference = recent - nearest(recent, history.past_mean, np.zeros(k), inverse)
-        distance = math.sqrt(max(float(difference @ inverse @ difference), 0.0))
-        if distance == 0.0:
+        past = nearest(recent, history.past_mean, np.zeros(k), inverse)
+        difference = recent - past
+        if share_of(newest - past, difference, inverse) < STILL_THERE:
             return NOTHING
+        distance = math.sqrt(float(difference @ inverse @ difference))
         z = distance / math.sqrt((1 / inputs + 1 / history.past_inputs) * excess(history, within))
         along = self._reference @ (inverse @ difference) / distance
         z /= 1.0 + max(float((along**3).mean()), 0.0) * z / (6.0 * math.sqrt(inputs))
@@ -168,9 +176,13 @@ def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector) -> 
         metric: ``(k, k)`` of the squared distance.
     """
     way = reference - past
+    return past + min(max(share_of(recent - past, way, metric), 0.0), 1.0) * way
+
+
+def share_of(step: Vector, way: Vector, metric: Vector) -> float:
+    """How much of a way a step goes along: 1 for all of it; 0 if there is no way."""
     length = float(way @ metric @ way)
-    share = float((recent - past) @ metric @ way) / length if length > 0 else 0.0
-    return past + min(max(share, 0.0), 1.0) * way
+    return float(step @ metric @ way) / length if length > 0 else 0.0
 
 
 def excess(history: FieldHistory, within: Vector) -> float:
