@@ -8,7 +8,8 @@ from the past (:class:`.field_history.FieldHistory`). Two guards are common to a
 * **The window at hand.** It has to lie at least half as far along the direction of the change as the recent windows do
   together: when a shift is over, the recent windows still hold it for a while, but the newest does not.
 * **The way back.** A move towards the reference is no drift: after it, the field is more like what the model was
-  validated on. So recent windows are compared with the nearest point on the way from the past to the reference.
+  validated on. So recent windows are compared with the nearest point on the way from the past to the reference, unless
+  the past lies so close to the reference that its error alone explains the distance.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scipy.special import chdtri, xlogy
 from scipy.stats import chi2
 from scipy.stats import f as f_distribution
 
-from fieldrepair_monitoring.detectors.calibration import EFFECT_QUANTILE, EFFECT_WINDOW
+from fieldrepair_monitoring.detectors.calibration import CAUTION, EFFECT_QUANTILE, EFFECT_WINDOW
 from fieldrepair_monitoring.detectors.coordinates import Coordinates
 from fieldrepair_monitoring.detectors.field_history import FieldHistory, Vector
 from fieldrepair_monitoring.features import Features
@@ -36,6 +37,8 @@ SMALLEST_VARIANCE = 0.02
 """Of the reference's own, for means: where the field scatters less than that, it is taken to scatter so much."""
 REFERENCE_WEIGHT = 10
 """The reference's scatter counts like that of so many inputs per coordinate, until the field's own is known."""
+CLOSE_QUANTILE = 0.01
+"""The past is not at the reference if it is farther from it than all but this share of samples would be."""
 STILL_THERE = 0.5
 """Share of the change that the newest window must show by itself."""
 CHANCE = math.sqrt(float(chdtri(1, 1.0 - EFFECT_QUANTILE)) / EFFECT_WINDOW)
@@ -98,6 +101,7 @@ class Answers(View):
         rows = self.of(reference)
         self.probe = rows.mean(axis=0)
         self._tolerance = self.probe + 1 / len(reference)
+        self._close = close(self._k - 1, len(reference))
 
     def of(self, features: Features) -> Vector:
         """``(m, k)``: 1 for the group of the answer, 0 elsewhere."""
@@ -106,7 +110,7 @@ class Answers(View):
     def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
         before = history.past_inputs
         metric = np.diag(1.0 / self._tolerance)
-        past = nearest(recent, history.past_mean, self.probe, metric)
+        past = nearest(recent, history.past_mean, self.probe, metric, self._close)
         if share_of(newest - past, recent - past, metric) < STILL_THERE:
             return NOTHING
         both = (recent * inputs + past * before) / (inputs + before)
@@ -144,6 +148,7 @@ class Means(View):
         self._reference = self._coordinates.reference
         self.probe = self._reference[0]
         self._weight = min(len(self._reference), REFERENCE_WEIGHT * len(self.probe))
+        self._close = close(len(self.probe), len(reference))
 
     def of(self, features: Features) -> Vector:
         """``(m, k)``: the components, each with mean 0 and variance 1 on the reference."""
@@ -154,7 +159,7 @@ class Means(View):
         freedom = self._weight + history.freedom
         within = (self._weight * np.eye(k) + history.past_scatter) / freedom
         inverse = np.linalg.inv(within + SMALLEST_VARIANCE * np.eye(k))
-        past = nearest(recent, history.past_mean, np.zeros(k), inverse)
+        past = nearest(recent, history.past_mean, np.zeros(k), inverse, self._close)
         difference = recent - past
         if share_of(newest - past, difference, inverse) < STILL_THERE:
             return NOTHING
@@ -166,7 +171,17 @@ class Means(View):
         return Comparison(float(f_distribution.logsf(z**2 * left / (freedom * k), k, left)), distance / CHANCE)
 
 
-def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector) -> Vector:
+def close(freedom: int, reference: int) -> float:
+    """Squared distance up to which the past counts as being at the reference: what the error of both explains.
+
+    Args:
+        freedom: dimensions of the distance.
+        reference: inputs of the reference.
+    """
+    return CAUTION * float(chdtri(max(1, freedom), CLOSE_QUANTILE)) / reference
+
+
+def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector, close: float) -> Vector:
     """The point between the past and the reference that recent windows are nearest to: ``(k,)``.
 
     Args:
@@ -174,8 +189,11 @@ def nearest(recent: Vector, past: Vector, reference: Vector, metric: Vector) -> 
         past: ``(k,)``.
         reference: ``(k,)``.
         metric: ``(k, k)`` of the squared distance.
+        close: squared distance at which the past counts as being there already.
     """
     way = reference - past
+    if way @ metric @ way <= close:
+        return past
     return past + min(max(share_of(recent - past, way, metric), 0.0), 1.0) * way
 
 
