@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -145,8 +145,7 @@ class Replayer:
 
     def _close_if_calm(self, index: int, window: ReplayWindow) -> None:
         if self._confirmation.calm(self._recent):
-            last = self.replay.alarms[-1]
-            self.replay.alarms[-1] = Alarm(**{**asdict(last), "ended_window": index})
+            self.replay.alarms[-1] = replace(self.replay.alarms[-1], ended_window=index)
             self._ended_s = None if window.times_ms is None else window.times_ms[1] / 1000
 
     def _cooling(self, window: ReplayWindow) -> bool:

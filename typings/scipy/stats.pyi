@@ -27,8 +27,17 @@ def entropy(
 
 class _Normal:
     def ppf(self, q: float) -> np.float64: ...
+    def isf(self, q: float) -> np.float64: ...
+
+class _ChiSquare:
+    def logsf(self, x: float, df: float) -> np.float64: ...
+
+class _F:
+    def logsf(self, x: float, dfn: float, dfd: float) -> np.float64: ...
 
 norm: _Normal
+chi2: _ChiSquare
+f: _F
 
 class _TestResult(NamedTuple):
     statistic: float
@@ -37,6 +46,11 @@ class _TestResult(NamedTuple):
 def fisher_exact(table: list[list[int]]) -> tuple[float, float]: ...
 def false_discovery_control(ps: list[float]) -> npt.NDArray[np.float64]: ...
 def chi2_contingency(
-    observed: npt.NDArray[np.integer[Any] | np.floating[Any]], correction: bool = True
+    observed: npt.NDArray[np.integer[Any] | np.floating[Any]],
+    correction: bool = True,
+    lambda_: Literal["pearson", "log-likelihood"] = "pearson",
+) -> _TestResult: ...
+def kstest(
+    rvs: list[float], cdf: Literal["uniform"], *, alternative: Literal["two-sided", "less", "greater"] = "two-sided"
 ) -> _TestResult: ...
 def ks_2samp(data1: npt.NDArray[np.floating[Any]], data2: npt.NDArray[np.floating[Any]]) -> _TestResult: ...
