@@ -53,11 +53,7 @@ def _run(name: str, entry: EntryPoint, options: list[str]) -> int:
     try:
         command = cast(type[BaseSettings], entry.load())
     except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"fieldrepair {name}: the package {error.name!r} is not installed; install the extra that brings it: "
-            f"pip install 'fieldrepair[all]'\n"
-        )
-        return 1
+        return _not_installed(name, error)
     command.model_config["cli_prog_name"] = f"fieldrepair {name}"
     try:
         CliApp.run(command, cli_args=options)
@@ -67,9 +63,21 @@ def _run(name: str, entry: EntryPoint, options: list[str]) -> int:
     except FieldRepairError as error:
         sys.stderr.write(f"fieldrepair {name}: {error}\n")
         return 1
+    except ModuleNotFoundError as error:  # commands import what is heavy when they run
+        if (error.name or "").startswith("fieldrepair"):
+            raise
+        return _not_installed(name, error)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _not_installed(name: str, error: ModuleNotFoundError) -> int:
+    sys.stderr.write(
+        f"fieldrepair {name}: the package {error.name!r} is not installed; install the extra that brings it: "
+        f"pip install 'fieldrepair[all]'\n"
+    )
+    return 1
 
 
 def _explain(error: ValidationError | SettingsError) -> str:

@@ -20,7 +20,7 @@ from tests.cluster.standin import StandIn, account, served
 from tests.e2e.conftest import platform, scans
 from tests.processes.controller import RollingUpdate
 from tests.processes.network import listening
-from tests.processes.pods import Cluster, Service
+from tests.processes.pods import ACCOUNT, Cluster, Service
 from tests.service.conftest import postgresql_server
 from tests.service.test_many_writers import s3_server
 
@@ -105,9 +105,9 @@ def _installed(
         ]
         standin = StandIn(_server(_rendered(chosen)), NAMESPACE)
         api = stack.enter_context(served(standin))
-        here = account(folder / "account", NAMESPACE)
+        account(folder / "account", NAMESPACE)
         manifests = _rendered(
-            [*chosen, f"rollout.settings.kubernetes_api={api}", f"rollout.settings.service_account_dir={here}"]
+            [*chosen, f"rollout.settings.kubernetes_api={api}", f"rollout.settings.service_account_dir={ACCOUNT}"]
         )
         cluster = Cluster(manifests, folder / "pods", secrets)
         stack.callback(cluster.stop)

@@ -27,6 +27,8 @@ import httpx
 from tests.charts.helm import Manifest
 
 Secrets = dict[str, dict[str, str]]
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where the kubelet puts the files of a service account; here they are in the folder ``account``."""
 ENTRY_POINT = (sys.executable, "-m", "fieldrepair_service.cli")
 OF_THE_IMAGE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -153,6 +155,8 @@ class Pod:
         """Addresses and paths of the pod as this machine has them."""
         if text == "0.0.0.0":  # noqa: S104 - compared, not bound
             return self.address
+        if text == ACCOUNT:
+            return str(self.folder.parent.parent / "account")
         prefix, _, port = text.rpartition(":")
         if prefix == "http://127.0.0.1" and port in self._own_ports:
             return f"http://{self.address}:{port}"

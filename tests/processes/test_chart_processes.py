@@ -21,7 +21,13 @@ from tests.charts.objects import of_kind
 from tests.e2e.conftest import MODEL, register_digits
 from tests.processes.conftest import Install, Installed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        not os.environ.get("FIELDREPAIR_CHART_STORY"), reason="takes minutes: `make chart-story` runs it"
+    ),
+]
 
 QUICK = ("worker.settings.repair_threads=1", "monitor.settings.monitor_threads=1")
 
@@ -78,7 +84,6 @@ def test_the_pods_serve_log_and_follow_the_alias(
         MlflowClient().set_registered_model_alias(MODEL, "champion", "1")
 
 
-@pytest.mark.skipif(not os.environ.get("FIELDREPAIR_CHART_STORY"), reason="takes minutes: `make chart-story` runs it")
 def test_the_demos_story_comes_true(install: Install, tmp_path: Path) -> None:
     story = Story(tmp_path / "story")
     platform = story.begin()
