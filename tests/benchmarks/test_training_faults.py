@@ -38,7 +38,7 @@ def test_no_input_is_in_two_parts_of_a_set() -> None:
         assert available(name)
         data = fault_data(name)
         parts = [data.trial.train_x, data.trial.val_x, data.test_x]
-        rows = [{tuple(row.flatten().tolist()) for row in part} for part in parts]
+        rows: list[set[bytes]] = [{row.numpy().tobytes() for row in part} for part in parts]
         assert not (rows[0] | rows[1]) & rows[2], name
 
 
