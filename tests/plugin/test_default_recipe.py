@@ -145,7 +145,8 @@ def test_every_switch_changes_the_result(model: RepairableModel, changed: dict[s
 def test_the_old_answers_are_learned_from_where_the_old_world_is_to_be_kept(model: RepairableModel) -> None:
     base = replace(OWN, bfloat16=False)
     labels_only = replace(base, replay_old_answers=0.0)
-    for keep, same in (("off", True), ("strict", False)):
+    keeps: list[tuple[Literal["strict", "off"], bool]] = [("off", True), ("strict", False)]
+    for keep, same in keeps:
         first, second = repaired(model, base, keep).module, repaired(model, labels_only, keep).module
         pairs = zip(first.parameters(), second.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs) is same
