@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 
 from fieldrepair_plugin.training_repair.layout import RELUS, WEIGHTED, named
 
@@ -85,7 +84,7 @@ class Instruments:
         gradients = list(self._gradients.values())
         size = sum(each.numel() for each in gradients)
         zeros = size - sum(int(each.count_nonzero()) for each in gradients)
-        norms = [float(vector_norm(self._gradients[id(each)])) for each in self._weights if id(each) in self._gradients]
+        norms = [_length(self._gradients[id(each)]) for each in self._weights if id(each) in self._gradients]
         sums = [float(each.sum()) for each in gradients] + [
             float(each.detach().sum()) for each in self._module.parameters()
         ]
@@ -112,3 +111,7 @@ class Instruments:
             self._gradients[key] = gradient.detach().clone()
 
         return hook
+
+
+def _length(gradient: Tensor) -> float:
+    return float(gradient.square().sum().sqrt())
