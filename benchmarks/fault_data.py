@@ -68,6 +68,11 @@ _CASES = {"mnist": "mnist_writers", "fashion": "fashion_rotated", "cifar10": "ci
 _SIZES = {"mnist": (320, 300, 2000), "fashion": (320, 300, 3000), "cifar10": (640, 300, 1000)}
 
 
+def sealed_inputs(case: str) -> int:
+    """Inputs of the sealed part of a set that is made from a benchmark case."""
+    return _SIZES[case][2]
+
+
 def _file(name: str) -> Path | None:
     folder = os.environ.get("FIELDREPAIR_DATA", "")
     base = name.split("_")[0]

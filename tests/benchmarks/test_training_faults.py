@@ -118,6 +118,9 @@ def test_a_summary_of_many_searches(tmp_path: Path) -> None:
     text = summary(records)
     assert "gp in 1 of 4 runs" in text
     assert "names the injected problem in 4 of 4 faulty versions (100%)" in text
+    larger = replace(record("cifar10_low_rate", "random", 0, 0.5), larger=True, faulty=0.1, repaired=0.12, fixed=0.4)
+    # 120 of 1,000 against 100: Fisher's exact test, one-sided, gives 0.087.
+    assert "cifar10_low_rate by random: 10.0% -> 12.0% (correct version 40.0%), p 0.087 on inputs" in summary([larger])
     draw_rates(records, tmp_path / "plot.png")
     (tmp_path / "page.md").write_text("nothing")
     with pytest.raises(ValueError, match="to have a line"):

@@ -84,11 +84,7 @@ class Instruments:
         gradients = list(self._gradients.values())
         size = sum(each.numel() for each in gradients)
         zeros = size - sum(int(each.count_nonzero()) for each in gradients)
-        norms = [
-            float(self._gradients[id(each)].square().sum().sqrt())
-            for each in self._weights
-            if id(each) in self._gradients
-        ]
+        norms = [_length(self._gradients[id(each)]) for each in self._weights if id(each) in self._gradients]
         sums = [float(each.sum()) for each in gradients] + [
             float(each.detach().sum()) for each in self._module.parameters()
         ]
@@ -115,3 +111,7 @@ class Instruments:
             self._gradients[key] = gradient.detach().clone()
 
         return hook
+
+
+def _length(gradient: Tensor) -> float:
+    return float(gradient.square().sum().sqrt())

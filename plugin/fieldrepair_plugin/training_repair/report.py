@@ -49,6 +49,8 @@ def signed_ranks(differences: npt.NDArray[np.float64]) -> float | None:
     """
     if not differences.any():
         return None
+    if len(differences) == 1:  # its sign is all there is, and scipy asks for two
+        return 0.5 if differences[0] > 0 else 1.0
     scipy = cast(Any, stats)  # typed in part only
     method = scipy.PermutationMethod(n_resamples=2**12) if len(differences) <= 12 else "approx"
     return float(scipy.wilcoxon(differences, alternative="greater", zero_method="pratt", method=method).pvalue)
