@@ -156,11 +156,11 @@ class DefaultTraining:
         smoothing, offsets = self.own.label_smoothing, self.class_offsets.to(device)
         loss = F.cross_entropy(told, classes[labelled].to(device), label_smoothing=smoothing)
         if len(replayed) + len(alike):
-            targets = F.one_hot(classes[torch.cat([replayed, alike])].to(device), logits.shape[1]).float()
+            targets = F.one_hot(classes[torch.cat([replayed, alike])].to(device), logits.shape[1]).to(logits.dtype)
             if self.old is not None:
                 with self.precision.autocast(), torch.no_grad():
                     was = self.old.logits(plain).softmax(dim=1)
-                targets[: len(plain)].lerp_(was, self.own.replay_old_answers)
+                targets[: len(plain)].lerp_(was.to(targets), self.own.replay_old_answers)
             replay = torch.cat([old, shown]) + offsets
             losses = F.cross_entropy(replay, targets, label_smoothing=smoothing, reduction="sum")
             loss = loss + losses / self.own.replay_batch

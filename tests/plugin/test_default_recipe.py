@@ -152,13 +152,15 @@ def test_the_old_answers_are_learned_from_where_the_old_world_is_to_be_kept(mode
         assert all(torch.equal(one, other) for one, other in pairs) is same
 
 
-@pytest.mark.parametrize("targets", ["soft", "confident"])
-def test_an_interrupted_repair_goes_on_exactly(tmp_path: Path, targets: Literal["soft", "confident"]) -> None:
+@pytest.mark.parametrize(("targets", "keep"), [("soft", "off"), ("confident", "off"), ("soft", "strict")])
+def test_an_interrupted_repair_goes_on_exactly(
+    tmp_path: Path, targets: Literal["soft", "confident"], keep: Literal["strict", "off"]
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = RepairableModel(Network(nn.BatchNorm2d(6), dropout=0.3).eval(), SPEC, "head")
-    own, file = replace(OWN, targets=targets), tmp_path / "repair.pt"
-    whole = repaired(model, own)
+    own, file = replace(OWN, targets=targets, class_chance=1.0), tmp_path / "repair.pt"
+    whole = repaired(model, own, keep)
 
     class Stopped(Exception):  # noqa: N818
         pass
@@ -168,9 +170,9 @@ def test_an_interrupted_repair_goes_on_exactly(tmp_path: Path, targets: Literal[
             raise Stopped
 
     with pytest.raises(Stopped):
-        repaired(model, own, checkpoint=file, progress=stop)
+        repaired(model, own, keep, checkpoint=file, progress=stop)
     heard: list[ProgressEvent] = []
-    rest = repaired(model, own, checkpoint=file, progress=heard.append)
+    rest = repaired(model, own, keep, checkpoint=file, progress=heard.append)
     assert [event.done for event in heard if event.stage == "training"] == [2]
     assert whole.epochs == rest.epochs
     for one, other in zip(whole.module.state_dict().values(), rest.module.state_dict().values(), strict=True):
@@ -333,6 +335,21 @@ def test_the_teacher_reads_the_field_beside_the_reference_where_that_is_better(m
     together = teacher.answers(views, beside)
     assert together.shape == (8, 4)
     assert not torch.allclose(together, teacher.answers(views))
+
+
+def test_the_teacher_s_answers_are_aligned_with_the_class_shares_of_the_field(model: RepairableModel) -> None:
+    student, shares = model.working_copy(), torch.tensor([0.7, 0.1, 0.1, 0.1])
+    plain = Teacher(student, student.module, average=0.9, weight=0.5)
+    aligned = Teacher(student, student.module, average=0.9, weight=0.5, shares=shares)
+    views = torch.from_numpy(np.rint(255 * np.random.default_rng(0).uniform(size=(64, 1, 8, 8)))).float()
+    answers = aligned.answers(views)
+    for _ in range(200):  # the running mean comes to what the teacher says by itself
+        answers = aligned.answers(views)
+    said = plain.answers(views).mean(dim=0)
+    assert torch.allclose(aligned.said, said, atol=0.02)
+    assert torch.allclose(answers.sum(dim=1), torch.ones(64))
+    off = [float((each.mean(dim=0) - shares).abs().sum()) for each in (answers, plain.answers(views))]
+    assert off[0] < off[1]
 
 
 def test_the_teacher_follows_slowly_and_speaks_from_between(model: RepairableModel) -> None:
