@@ -46,7 +46,12 @@ INSERT INTO sqlite_sequence VALUES ('exchanges', 0);
 INSERT INTO meta VALUES ('writer', '%s');
 PRAGMA user_version={_VERSION};
 """  # noqa: S608 - these statements are put together from column names of our own only
-_INSERT = f"INSERT INTO exchanges ({_FIELDS}) VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"  # noqa: S608
+_INSERT = f"INSERT INTO exchanges ({_FIELDS}) VALUES "  # noqa: S608
+_ROW = f"({', '.join('?' * (len(_COLUMNS) + 1))})"
+# sqlite3 lets go of the interpreter's lock for every statement, and while the event loop is busy each time takes up to
+# 5 ms to get it back. Row by row, a busy sidecar would fill its queue faster than it is written.
+_ROWS_AT_ONCE = (64, 8, 1)
+_INSERTS = {rows: _INSERT + ", ".join([_ROW] * rows) for rows in _ROWS_AT_ONCE}
 _READ = f"SELECT seq, {_FIELDS} FROM exchanges WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
 _REJECT = (
     f"INSERT OR REPLACE INTO rejected (seq, reason, detail, {_FIELDS}) "  # noqa: S608
@@ -157,8 +162,19 @@ class Spool:
             sqlite3.Error: if the disk does not take it; then nothing of it is written.
         """
         with _Transaction(self._connection):
-            self._connection.executemany(_INSERT, ((*_values_of(each), each.checksum()) for each in exchanges))
+            self._insert(exchanges)
             self._count(Counter(counts) + Counter({SPOOLED: len(exchanges)}))
+
+    def _insert(self, exchanges: Sequence[Exchange]) -> None:
+        begin = 0
+        for rows in _ROWS_AT_ONCE:
+            while len(exchanges) - begin >= rows:
+                values: list[object] = []
+                for each in exchanges[begin : begin + rows]:
+                    values += _values_of(each)
+                    values.append(each.checksum())
+                self._connection.execute(_INSERTS[rows], values)
+                begin += rows
 
     def read(self, after: int, *, limit: int, max_bytes: int) -> list[Spooled]:
         """The next exchanges by number; at least one if there is any, then up to ``limit`` or ``max_bytes``."""
