@@ -17,6 +17,8 @@ DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 # No usage reports from libraries while we test and measure.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+# MLflow's own background jobs, which nothing here uses: each server would start a dozen processes for them.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 # Helm is built from its Go module, once, and kept outside the clone.
 HELM_VERSION := v3.22.0

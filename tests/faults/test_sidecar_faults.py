@@ -217,7 +217,8 @@ def test_strange_inputs_are_served_and_counted(sidecar: StartSidecar) -> None:
         b'{"inputs": [["a"]]}': "not_numeric",
         b'{"inputs": []}': "empty",
         b'{"inputs": [[NaN]]}': "not_finite",
-        b'{"inputs": {"a": [1], "b": [2]}}': "several_tensors",
+        b'{"inputs": {"a": [[1]], "b": [[2]]}}': "several_tensors",
+        b'{"inputs": {"a": [1], "b": [2]}}': "outputs_mismatch",  # one row of two columns, and two answers
         b'{"instances": [[1], [2]]}': "outputs_mismatch",
         b"[" * 1999: "malformed_request",
         b" " * 3000: "body_too_large",
