@@ -13,7 +13,7 @@ from fieldrepair_service.upstream import Upstream
 class KnownRequest:
     """A request's head that the parser has understood."""
 
-    __slots__ = ("_came", "_head", "_onward", "_upstream", "body_in")
+    __slots__ = ("_head", "_onward", "_upstream", "body_in")
 
     def __init__(self, came: Cut, head: RequestHead) -> None:
         self.body_in = came.body_in
