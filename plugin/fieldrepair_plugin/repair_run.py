@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import mlflow
+import numpy as np
 from mlflow.data import numpy_dataset
 from mlflow.data.dataset import Dataset
 from mlflow.entities import LifecycleStage, Metric, RunStatus
@@ -24,7 +26,7 @@ from fieldrepair_plugin.errors import TrainingStopped
 from fieldrepair_plugin.field_window import FieldLogWindow
 from fieldrepair_plugin.progress import ProgressEvent
 from fieldrepair_plugin.registration import CASE_KEY_TAG, Labelled, case_key
-from fieldrepair_plugin.repairable import Served
+from fieldrepair_plugin.repairable import IntArray, Served
 from fieldrepair_plugin.training import RepairResult
 from fieldrepair_service.case_book import Case, CaseBook
 
@@ -96,9 +98,23 @@ class RepairRun:
     def _log_input(self, name: str, x: Served, labels: Labelled | None, source: FieldLogWindow) -> None:
         # MLflow's own annotation leaves out that targets may be None.
         make = cast(Callable[..., Dataset], numpy_dataset.from_numpy)
-        dataset = make(x, source=source, targets=None if labels is None else labels.y, name=name)
+        targets = None if labels is None else labels.y
+        dataset = make(x, source=source, targets=targets, name=name, digest=_digest(x, targets, source))
         with registry_errors(f"run {self.run_id}"):
             mlflow.log_input(dataset, context="repair")
+
+
+def _digest(x: Served, targets: IntArray | None, source: FieldLogWindow) -> str:
+    """What tells a dataset from every other: its source, and all of its values.
+
+    Of two datasets with the same name and digest in an experiment MLflow keeps the first, source included. Its own
+    digest looks at the first 10,000 numbers alone, so that another window would be taken for this one.
+    """
+    digest = hashlib.blake2b(source.to_json().encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(x).tobytes())
+    if targets is not None:
+        digest.update(np.ascontiguousarray(targets).tobytes())
+    return digest.hexdigest()
 
 
 def run_url(run_id: str) -> str:

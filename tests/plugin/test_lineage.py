@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +22,7 @@ from fieldrepair_plugin.field_window import FieldLogWindow
 from fieldrepair_plugin.lineage import case_lineage, version_lineage
 from fieldrepair_plugin.lineage_command import run_lineage
 from fieldrepair_plugin.model_card import DESCRIPTION_LIMIT
-from fieldrepair_plugin.registration import register_candidate
+from fieldrepair_plugin.registration import Labelled, register_candidate
 from fieldrepair_plugin.repair_run import run_url
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_service.case_book import CaseState
@@ -39,6 +40,30 @@ def dataset_sources(run_id: str) -> dict[str, FieldLogWindow]:
     assert inputs is not None
     found = {one.dataset.name: mlflow.data.get_source(one) for one in inputs.dataset_inputs}
     return cast("dict[str, FieldLogWindow]", found)
+
+
+def test_windows_that_begin_alike_are_told_apart(registry: object, tmp_path: Path) -> None:
+    """MLflow keeps the first of two datasets with one name and digest; its own digest reads 10,000 numbers."""
+    del registry
+    experiment = MlflowClient().create_experiment(f"alike-{tmp_path.name}-{os.getpid()}")
+    pool = np.zeros((200, 1, 8, 8), dtype=np.float32)
+    other = pool.copy()
+    other[-1] = 1
+    labels = Labelled(pool[:3], np.array([0, 1, 2]))
+    first, second = (
+        FieldLogWindow(f"{tmp_path}/{place}", "m", "1", {}, {"w": (9, 9)}, rows=200) for place in ("here", "there")
+    )
+    digests: list[str] = []
+    for window, x in ((first, pool), (second, pool), (first, other), (first, pool)):
+        with mlflow.start_run(experiment_id=experiment) as run:
+            repair_run.RepairRun(run.info.run_id).log_field_data(x, labels, window)
+        kept = dataset_sources(run.info.run_id)
+        assert {source.field_log for source in kept.values()} == {window.field_log}
+        inputs = MlflowClient().get_run(run.info.run_id).inputs
+        assert inputs is not None
+        digests += [one.dataset.digest for one in inputs.dataset_inputs if one.dataset.name == "field-log-window"]
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
 
 
 def test_from_a_version_back_to_its_field_inputs_and_forward_from_its_case(
@@ -88,7 +113,7 @@ def test_from_a_version_back_to_its_field_inputs_and_forward_from_its_case(
     assert json.loads(capsys.readouterr().out)["versions"][0]["links"][1]["version"] == "1"
 
     # Retention takes rows away, and the source says so instead of giving less.
-    field.log.delete_before(date(2023, 11, 15))
+    assert field.log.delete_before(date(2023, 11, 15)) == 180
     with pytest.raises(FieldInputsMissingError, match=r"holds 0 of the 150 rows .* retention"):
         source.load()
     assert source.load(partial=True).num_rows == 0
