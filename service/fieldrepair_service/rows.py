@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import date
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from fieldrepair_service.exchange import UNKNOWN_MODEL, Exchange
 from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 from fieldrepair_service.protocols import DecodedExchange
 
+_DAY_MS = 86_400_000
+_EPOCH = date(1970, 1, 1).toordinal()
+
 
 def request_id(timestamp_ms: int, writer: str, seq: int) -> str:
     """A request's id: 32 hexadecimal digits of time, writer and number.
@@ -25,47 +29,82 @@ def request_id(timestamp_ms: int, writer: str, seq: int) -> str:
     return f"{timestamp_ms & 0xFFFFFFFFFFFF:012x}{writer[:8]}{seq & 0xFFFFFFFFFFFF:012x}"
 
 
-def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange) -> tuple[pa.Table, Counter[str]]:
-    """The rows of one exchange, and how many of its instances were left out for which reason.
+class RowBatch:
+    """Rows of many exchanges on their way into one table.
 
-    Left out are instances with a NaN or an infinity in them or in their scores: no detector, embedding or training
-    step can use them.
+    Columns grow as lists, and Arrow sees them once: a table for each exchange costs as much as decoding it, and a
+    table of a thousand pieces as much again wherever it is used.
     """
-    inputs, predictions = decoded.inputs, decoded.predictions
-    finite = _finite_rows(inputs)
-    kept = finite if predictions.scores is None else finite & _finite_rows(predictions.scores)
-    dropped = Counter({NOT_FINITE: int((~finite).sum()), SCORES_NOT_FINITE: int((finite & ~kept).sum())})
-    at = np.flatnonzero(kept)
-    count = len(at)
-    stored = np.ascontiguousarray(inputs.astype(inputs.dtype.newbyteorder("<"), copy=False))
-    day = datetime.fromtimestamp(exchange.timestamp_ms / 1000, timezone.utc).date().isoformat()
-    columns: dict[str, object] = {
-        "writer": [writer] * count,
-        "seq": [seq] * count,
-        "row": at.astype(np.int32),
-        "request_id": [request_id(exchange.timestamp_ms, writer, seq)] * count,
-        "client_request_id": [exchange.client_request_id] * count,
-        "timestamp_ms": [exchange.timestamp_ms] * count,
-        "date": [day] * count,
-        "model_name": [_model(exchange.model_name, decoded.model_name)] * count,
-        "model_version": [_model(exchange.model_version, decoded.model_version)] * count,
-        "protocol": [exchange.protocol] * count,
-        "status_code": [exchange.status_code] * count,
-        "execution_time_ms": [exchange.execution_time_ms] * count,
-        "sampling_fraction": [exchange.sampling_fraction] * count,
-        "input": [stored[i].tobytes() for i in at],
-        "dtype": [inputs.dtype.name] * count,
-        "shape": [list(inputs.shape[1:])] * count,
-        "scores": _optional(None if predictions.scores is None else list(predictions.scores[at]), count),
-        "predicted_class": _optional(
-            None if predictions.predicted_class is None else predictions.predicted_class[at].tolist(), count
-        ),
-        "confidence": _optional(None if predictions.confidence is None else predictions.confidence[at].tolist(), count),
-        "headers": [_headers(exchange.headers)] * count,
-        "trace_id": [exchange.trace_id or None] * count,
-        "columns": [None if decoded.columns is None else list(decoded.columns)] * count,
-    }
-    return pa.Table.from_pydict(columns, schema=FIELD_LOG_SCHEMA), +dropped
+
+    def __init__(self, writer: str) -> None:
+        self._writer = writer
+        self._columns: dict[str, list[object]] = {name: [] for name in FIELD_LOG_SCHEMA.names}
+
+    def __len__(self) -> int:
+        return len(self._columns["row"])
+
+    def add(self, seq: int, exchange: Exchange, decoded: DecodedExchange) -> tuple[int, Counter[str]]:
+        """Add the rows of one exchange: how many there were, and how many instances were left out for which reason.
+
+        Left out are instances with a NaN or an infinity in them or in their scores: no detector, embedding or training
+        step can use them.
+        """
+        inputs, predictions = decoded.inputs, decoded.predictions
+        finite = _finite_rows(inputs)
+        kept = finite if predictions.scores is None else finite & _finite_rows(predictions.scores)
+        at = np.flatnonzero(kept)
+        count = len(at)
+        stored = np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("<"))
+        columns = self._columns
+        for name, value in (
+            ("writer", self._writer),
+            ("seq", seq),
+            ("request_id", request_id(exchange.timestamp_ms, self._writer, seq)),
+            ("client_request_id", exchange.client_request_id),
+            ("timestamp_ms", exchange.timestamp_ms),
+            ("date", _day(exchange.timestamp_ms // _DAY_MS)),
+            ("model_name", _model(exchange.model_name, decoded.model_name)),
+            ("model_version", _model(exchange.model_version, decoded.model_version)),
+            ("protocol", exchange.protocol),
+            ("status_code", exchange.status_code),
+            ("execution_time_ms", exchange.execution_time_ms),
+            ("sampling_fraction", exchange.sampling_fraction),
+            ("dtype", inputs.dtype.name),
+            ("shape", inputs.shape[1:]),
+            ("headers", _headers(exchange.headers)),
+            ("trace_id", exchange.trace_id or None),
+            ("columns", decoded.columns),
+        ):
+            columns[name] += [value] * count
+        columns["row"] += at.tolist()
+        columns["input"] += [stored[i].tobytes() for i in at]
+        for name, values in (
+            ("scores", predictions.scores),
+            ("predicted_class", predictions.predicted_class),
+            ("confidence", predictions.confidence),
+        ):
+            columns[name] += [None] * count if values is None else list(values[at])
+        if count == len(inputs):
+            return count, Counter()
+        unfit = Counter({NOT_FINITE: int((~finite).sum()), SCORES_NOT_FINITE: int((finite & ~kept).sum())})
+        return count, +unfit
+
+    def to_table(self) -> pa.Table:
+        """All of them, as a table of :data:`FIELD_LOG_SCHEMA`."""
+        return pa.Table.from_pydict(self._columns, schema=FIELD_LOG_SCHEMA)
+
+
+def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange) -> tuple[pa.Table, Counter[str]]:
+    """The rows of one exchange by itself, and what was left out of them; see :meth:`RowBatch.add`."""
+    batch = RowBatch(writer)
+    _, left_out = batch.add(seq, exchange, decoded)
+    return batch.to_table(), left_out
+
+
+@lru_cache(maxsize=8)
+def _day(days: int) -> str:
+    """The UTC day that is so many after 1970-01-01."""
+    return date.fromordinal(_EPOCH + days).isoformat()
 
 
 def _model(of_upstream: str, of_request: str) -> str:
@@ -84,8 +123,4 @@ def _headers(kept: str) -> list[tuple[str, str]] | None:
 def _finite_rows(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     if values.dtype.kind != "f":
         return np.ones(len(values), dtype=np.bool_)
-    return np.isfinite(values.reshape(len(values), -1).astype(np.float64)).all(axis=1)
-
-
-def _optional(values: list[object] | None, count: int) -> list[object]:
-    return [None] * count if values is None else values
+    return np.isfinite(values.reshape(len(values), -1)).all(axis=1)

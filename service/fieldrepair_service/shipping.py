@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError, StoreError
 from fieldrepair_service.exchange import Exchange
@@ -19,7 +17,7 @@ from fieldrepair_service.flush_stats import FlushStats
 from fieldrepair_service.memory import give_back_memory
 from fieldrepair_service.protocols import DECODERS
 from fieldrepair_service.redaction import decode_redacted
-from fieldrepair_service.rows import to_rows
+from fieldrepair_service.rows import RowBatch
 from fieldrepair_service.spool import Spool, Spooled
 from fieldrepair_service.tracing import NO_TRACING, Tracing
 
@@ -74,27 +72,24 @@ class Shipper:
     def _ship(self, batch: list[Spooled], *, careful: bool) -> int:
         """Decode, append, settle; how many rows that were."""
         suspect = (self._spool.noted(_SUSPECT) or "") if careful else ""
-        tables: list[pa.Table] = []
+        rows = RowBatch(self._spool.writer)
         counts: Counter[str] = Counter()
         rejected: list[tuple[int, str, str]] = []
         for each in batch:
             item = self._look_out(each, suspect) if careful else each
-            table, counted, problem = self._decode(item)
-            counts += counted
-            if table is not None:
-                tables.append(table)
+            counted, problem = self._decode(item, rows)
+            counts.update(counted)
             if problem:
                 rejected.append((item.seq, *problem))
         if careful:
             self._spool.note(_SUSPECT, None)
         last = batch[-1].seq
-        rows = pa.concat_tables(tables) if tables else None
-        if rows is not None:
-            self._log.append(rows, writer=self._spool.writer, last_seq=last)
+        if rows:
+            self._log.append(rows.to_table(), writer=self._spool.writer, last_seq=last)
         # A crash right here is the reason for (writer, last_seq): the next shipper comes by again, appends nothing,
         # and counts what it would have counted, because decoding the same bytes gives the same rows.
         self._spool.settle(last, counts, rejected)
-        return 0 if rows is None else rows.num_rows
+        return len(rows)
 
     def _look_out(self, item: Spooled, suspect: str) -> Spooled:
         """Note what is decoded next; what was noted twice before and is still here has killed this process twice."""
@@ -105,32 +100,32 @@ class Shipper:
         self._spool.note(_SUSPECT, f"{item.seq} {attempts + 1}")
         return item
 
-    def _decode(self, item: Spooled) -> tuple[pa.Table | None, Counter[str], tuple[str, str] | None]:
-        """Rows of one exchange, what to count, and (reason, detail) if it is to be kept for a person to look at."""
+    def _decode(self, item: Spooled, rows: RowBatch) -> tuple[Counter[str], tuple[str, str] | None]:
+        """Add one exchange's rows; what to count, and (reason, detail) if it is to be kept for a person to look at."""
         if item.exchange is None:
             reason = item.problem if item.problem == drops.DECODER_CRASHED else drops.CORRUPT
             logger.error("exchange %d of the spool is set aside (%s): %s", item.seq, reason, item.problem)
-            return None, Counter({drops.EXCHANGE_DROPPED + reason: 1}), (reason, item.problem)
+            return Counter({drops.EXCHANGE_DROPPED + reason: 1}), (reason, item.problem)
         try:
-            return (*self._rows_of(item.seq, item.exchange), None)
+            return self._add(item.seq, item.exchange, rows), None
         except DecodeError as error:
             self._warn(error)
-            return None, Counter({drops.EXCHANGE_DROPPED + error.reason: 1}), None
+            return Counter({drops.EXCHANGE_DROPPED + error.reason: 1}), None
 
-    def _rows_of(self, seq: int, exchange: Exchange) -> tuple[pa.Table | None, Counter[str]]:
+    def _add(self, seq: int, exchange: Exchange, rows: RowBatch) -> Counter[str]:
         decoder = DECODERS.get(exchange.protocol)
         if decoder is None:
             raise DecodeError(f"no decoder for protocol {exchange.protocol!r}", reason=drops.UNKNOWN_PROTOCOL)
         decoded = decode_redacted(exchange) if exchange.redaction else decoder.decode(exchange)
-        rows, left_out = to_rows(self._spool.writer, seq, exchange, decoded)
+        logged, left_out = rows.add(seq, exchange, decoded)
         counts = Counter({drops.ROW_DROPPED + reason: count for reason, count in left_out.items()})
-        counts[drops.ROWS_DECODED] = rows.num_rows + left_out.total()
-        counts[drops.ROWS_LOGGED] = rows.num_rows
-        if rows.num_rows:
+        counts[drops.ROWS_DECODED] = logged + left_out.total()
+        counts[drops.ROWS_LOGGED] = logged
+        if logged:
             counts[drops.EXCHANGES_LOGGED] = 1
-            return rows, counts
-        counts[drops.EXCHANGE_DROPPED + left_out.most_common(1)[0][0]] = 1
-        return None, counts
+        else:
+            counts[drops.EXCHANGE_DROPPED + left_out.most_common(1)[0][0]] = 1
+        return counts
 
     def _warn(self, error: DecodeError) -> None:
         """Say what cannot be read, but not once per request: the 1st, 10th, 100th, ... of each reason."""

@@ -17,7 +17,7 @@ from fieldrepair_service import drops
 from fieldrepair_service.errors import StoreError
 from fieldrepair_service.exchange import Exchange
 from fieldrepair_service.field_log import FieldLog
-from fieldrepair_service.rows import request_id
+from fieldrepair_service.rows import RowBatch, request_id
 from fieldrepair_service.shipping import Shipper
 from fieldrepair_service.spool import SETTLED, SPOOLED, Spool
 
@@ -170,14 +170,14 @@ def test_an_exchange_that_kills_the_decoder_is_set_aside(
 ) -> None:
     bomb = make_exchange([[6.0]], [66])
     spool.write([GOOD, bomb, GOOD], {})
-    decode = Shipper._rows_of  # pyright: ignore[reportPrivateUsage]
+    decode = Shipper._add  # pyright: ignore[reportPrivateUsage]
 
-    def explode(self: Shipper, seq: int, exchange: Exchange) -> Any:
+    def explode(self: Shipper, seq: int, exchange: Exchange, rows: RowBatch) -> Any:
         if exchange == bomb:
             raise _Killed
-        return decode(self, seq, exchange)
+        return decode(self, seq, exchange, rows)
 
-    monkeypatch.setattr(Shipper, "_rows_of", explode)
+    monkeypatch.setattr(Shipper, "_add", explode)
     with pytest.raises(_Killed):
         Shipper(spool, log).ship(10)
     for _ in range(2):
