@@ -9,10 +9,11 @@ from fieldrepair_service.repeated_head import Cut, cut, cut_own
 class KnownAnswer:
     """An answer's head that the parser has understood."""
 
-    __slots__ = ("_onward", "body_in", "headers", "status")
+    __slots__ = ("_onward", "body_in", "headers", "is_all_of", "status")
 
     def __init__(self, came: Cut, status: int, headers: RawHeaders) -> None:
         self.body_in = came.body_in
+        self.is_all_of = came.is_all_of
         self.status = status
         self.headers = headers
         """As they came first: the content-length is another one now."""
@@ -21,6 +22,8 @@ class KnownAnswer:
     @classmethod
     def of(cls, data: bytes, status: int, headers: RawHeaders) -> KnownAnswer | None:
         """The head that ``data`` begins with, if it can be recognised when it comes again."""
+        if status in (204, 304):
+            return None  # these have no body, whatever length they speak of
         came = cut(data, headers)
         return None if came is None else cls(came, status, headers)
 

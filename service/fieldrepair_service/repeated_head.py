@@ -41,6 +41,17 @@ class Cut(NamedTuple):
         body = end + len(after)
         return body if data[begin:end] == b"%d" % (len(data) - body) else 0
 
+    def is_all_of(self, data: bytes) -> bool:
+        """Whether bytes are this head and nothing more, not even a part of the body that it speaks of."""
+        before, after = self
+        begin, end = len(before), len(data) - len(after)
+        return (
+            begin < end <= begin + _MOST_DIGITS
+            and data.startswith(before)
+            and data.endswith(after)
+            and data[begin:end].isdigit()
+        )
+
     def with_length(self, body: bytes) -> bytes:
         """The whole message."""
         return b"%b%d%b%b" % (self.before, len(body), self.after, body)

@@ -69,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_only",
         "_headers",
+        "_held",
         "_in_body",
         "_informational",
         "_known",
@@ -95,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._writer: DirectWriter | None = None
         self._known: KnownAnswer | None = None
         self._memory = Memory()
+        self._held = b""  # a known head whose body is still to come: servers like to write them one after the other
         self._exchange: Exchanging | None = None
         self._headers: RawHeaders = []
         self._head_bytes = self._fields = 0
@@ -121,6 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_only = head_only
         self._request_whole = whole
         self._begun = self._in_body = self._body_until_close = self._whole = self._reusable = False
+        self._held = b""
         self._head_bytes = 0
 
     def send(self, piece: bytes) -> None:
@@ -164,15 +167,25 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self.drop()  # nothing was asked
             return
-        fresh = not self._begun and self._request_whole and not self._head_only
+        held, self._held = self._held, b""
+        if held:
+            data = held + data
+        fresh = (held or not self._begun) and self._request_whole and not self._head_only
         self._begun = True
         known = self._known
-        body_at = known.body_in(data) if fresh and known is not None else 0
-        if known is not None and body_at and exchange.on_known_answer(known, data, body_at):
-            self._memory.came_again()
-            self._whole = self._reusable = True
-            self._complete()
-            return
+        if fresh and known is not None:
+            body_at = known.body_in(data)
+            if body_at and exchange.on_known_answer(known, data, body_at):
+                self._memory.came_again()
+                self._whole = self._reusable = True
+                self._complete()
+                return
+            if not held and known.is_all_of(data):
+                self._held = data
+                return
+        self._parse(exchange, data, fresh=bool(fresh))
+
+    def _parse(self, exchange: Exchanging, data: bytes, *, fresh: bool) -> None:
         if not self._in_body:
             self._head_bytes += len(data)
         try:
@@ -195,6 +208,9 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whomever."""
         self._transport = self._writer = None
+        held, self._held = self._held, b""
+        if held and self._exchange is not None:
+            self._parse(self._exchange, held, fresh=False)
         if self._exchange is None:
             self._give_back(self, False)  # it was idle
         elif self._in_body and self._body_until_close and exc is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -271,6 +273,55 @@ def test_an_answer_in_two_pieces_is_passed_on_whole(client: Client, upstream: Ra
     assert {client.ask(_request(b"[%d]" % n)).rpartition(b"\r\n")[2] for n in range(30)} == {b"0123456789"}
 
 
+@pytest.mark.parametrize(("cuts", "known"), [((0,), True), ((0, 4), False), ((-3,), False), ((4,), False)])
+def test_a_known_head_waits_for_its_body(
+    client: Client, upstream: RawUpstream, known_answers: list[bool], cuts: tuple[int, ...], known: bool
+) -> None:
+    """Servers write head and body one after the other; ``cuts`` are places between pieces, from the body's begin on."""
+
+    def in_pieces(seen: Seen) -> bytes:
+        rest = answer(b"[0.25, 0.75]", b"200 OK", JSON)
+        if seen.on_connection:
+            seen.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            head = rest.index(b"\r\n\r\n") + 4
+            for begin, end in pairwise((-head, *cuts)):
+                seen.connection.sendall(rest[head + begin : head + end])
+                time.sleep(0.02)
+            rest = rest[head + cuts[-1] :]
+        return rest
+
+    upstream.script = in_pieces
+    first = client.ask(_request(b"[1]"))
+    assert [client.ask(_request(b"[1]")) for _ in range(3)] == [first] * 3
+    eventually(lambda: known_answers == [True] * 3 if known else not known_answers)
+
+
+@pytest.mark.parametrize("body", [b"", b"[0."])
+def test_a_known_head_without_its_body_ends_like_one_that_is_not_known(
+    traffic: Traffic, upstream: RawUpstream, body: bytes
+) -> None:
+    def breaks_off(seen: Seen) -> bytes | None:
+        whole = answer(b"[0.25, 0.75]", b"200 OK", JSON)
+        if seen.body == b"whole":
+            return whole
+        seen.connection.sendall(whole[: whole.index(b"\r\n\r\n") + 4])
+        time.sleep(0.02)
+        seen.connection.sendall(body)
+        return None
+
+    upstream.script = breaks_off
+    unknown = traffic.talk(_request(b"broken"))
+    with connected(traffic.port) as client:
+        client.ask(_request(b"whole"))
+        client.socket.sendall(_request(b"broken"))
+        known = b""
+        while len(known) < len(unknown) and (some := client.socket.recv(65536)):
+            known += some
+    assert known == unknown
+    eventually(lambda: traffic.stats.broken_answers == 2)
+    eventually(lambda: traffic.stats.requests == {200: 3})
+
+
 def test_in_sync_mode_a_known_answer_waits_for_the_disk(start_traffic: StartTraffic, upstream: RawUpstream) -> None:
     traffic = start_traffic(upstream.url, sync=True)
     with connected(traffic.port) as client:
@@ -305,6 +356,10 @@ def test_a_cut_finds_the_body_of_its_head_and_of_nothing_else(
     assert found.body_in(whole) > 0
     assert found.body_in(whole + b"x") == 0
     assert found.body_in(whole[:-1]) == 0
+    begin = found.body_in(whole)
+    assert found.is_all_of(whole[:begin])
+    assert found.is_all_of(whole) is (not other)
+    assert not found.is_all_of(whole[: begin - 1])
 
 
 @given(st.binary(max_size=60), st.integers(0, 100), st.integers(0, 255))
