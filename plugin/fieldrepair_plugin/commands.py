@@ -162,7 +162,7 @@ class RetrainCommand(TrainingSettings):
     was stopped. Exit status: 0 a repair was found, 3 none was.
     """
 
-    strategy: Literal["random", "autotrainer", "bohb", "gp", "hebo", "guided"] = "random"
+    strategy: Literal["random", "autotrainer", "bohb", "gp", "hebo", "guided"] = "guided"
     """How training plans are searched for (docs/training-repair.md compares them)."""
     trainings: int = Field(default=20, ge=1)
     """Budget, in trainings of training_epochs."""

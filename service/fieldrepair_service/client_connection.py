@@ -116,6 +116,7 @@ class ClientConnection(asyncio.Protocol):
         self._writer: DirectWriter | None = None
         self._known: KnownRequest | None = None
         self._memory = Memory()
+        self._held = b""  # a known head whose body is still to come: clients like to send them one after the other
         self._current: Serving | None = None  # whose answer is next
         self._receiving: Serving | None = None  # whose body is coming in
         self._waiting: deque[Serving] = deque()
@@ -199,12 +200,14 @@ class ClientConnection(asyncio.Protocol):
 
     def stop(self) -> None:
         """No further requests; those that have begun are finished."""
+        self._take_held()
         self._stopping = True
         if self._current is None and not self._waiting and self._receiving is None and not self._in_head:
             self.end()
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
+        self._take_held()
         if self._ending or self._transport is None:
             self.abort()
         elif self._current is not None:
@@ -231,15 +234,30 @@ class ClientConnection(asyncio.Protocol):
         """Bytes have come."""
         if self._ending or self._broken:
             return
-        self.now = perf_counter()
+        now = perf_counter()
+        held, self._held = self._held, b""
+        if held:
+            data = held + data  # a known request begins when its head came
+        else:
+            self.now = now
         known = self._known
         idle = self._idle()
-        if known is not None and idle and (body_at := known.body_in(data)):
-            request = self._handler.begin_known(self, known, data, body_at)
+        if known is not None and idle:
+            body_at = known.body_in(data)
+            request = self._handler.begin_known(self, known, data, body_at) if body_at else None
             if request is not None:
                 self._current = request
                 self._memory.came_again()
                 return
+            if not held and known.is_all_of(data):
+                self._held = data
+                self.deadline = now + self.limits.body_seconds
+                return
+        self.now = now
+        self._take_apart(data, idle=idle)
+
+    def _take_apart(self, data: bytes, *, idle: bool) -> None:
+        """Give bytes to the parser, and learn from them if they began a request on an idle connection."""
         receiving = self._receiving
         if receiving is not None and (self._current is None or self._current is receiving):
             self.deadline = self.now + self.limits.body_seconds
@@ -263,11 +281,19 @@ class ClientConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > (limit := self.limits.header_bytes):
                 self._refuse(431, "HeadersTooLarge", f"a request's head may have {limit} bytes, got more")
-        elif idle and self._heads < 2 and self._head is not None and self._memory.may_try():
+            return
+        if idle and self._heads == 1 and self._head is not None and self._memory.may_try():
             self._known = KnownRequest.of(data, self._head)
+
+    def _take_held(self) -> None:
+        """A known head whose body does not come as one piece after it is taken apart like any other."""
+        held, self._held = self._held, b""
+        if held:
+            self._take_apart(held, idle=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whomever."""
+        self._take_held()
         self._transport = self._writer = None
         self._ending = True
         self._handler.closed(self)

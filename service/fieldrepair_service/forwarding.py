@@ -8,19 +8,12 @@ no decoding. Client and model server call in as bytes come, and what is to be lo
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from fieldrepair_service.body_record import BodyRecord
 from fieldrepair_service.client_connection import UPLOADING, ClientConnection
-from fieldrepair_service.drops import (
-    BODY_TOO_LARGE,
-    CLIENT_DISCONNECTED,
-    NOT_SAMPLED,
-    UPSTREAM_ERROR_STATUS,
-    UPSTREAM_FAILED,
-)
-from fieldrepair_service.exchange import Exchange
+from fieldrepair_service.drops import CLIENT_DISCONNECTED, UPSTREAM_FAILED
+from fieldrepair_service.exchange_record import ExchangeRecord
 from fieldrepair_service.http_message import (
     CONTINUE,
     LAST_CHUNK,
@@ -29,7 +22,6 @@ from fieldrepair_service.http_message import (
     chunk_of,
     own_answer,
 )
-from fieldrepair_service.logging_policy import TRACEPARENT, trace_id_of
 from fieldrepair_service.request_head import Refusal, RequestHead, onward_head
 from fieldrepair_service.request_log import request_id_of
 from fieldrepair_service.routes import MLFLOW
@@ -47,18 +39,12 @@ _SAFE_TO_REPEAT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DE
 _CLIENT_GONE = 499  # what nginx calls it; nobody is there to see it but the metrics
 _SETTLING_SECONDS = 10.0
 
-_JSON_LENGTH = b"inference-header-content-length"
-_NOTED = frozenset((b"x-request-id", b"content-type", b"content-encoding", _JSON_LENGTH, TRACEPARENT))
-_NOTED_OF_ANSWER = frozenset((b"content-type", b"content-encoding", _JSON_LENGTH))
-
 
 class Forwarding:
     """One exchange, from the request's head to the answer's last byte."""
 
     __slots__ = (
         "_answer_headers",
-        "_answered",
-        "_asked",
         "_asked_at",
         "_chunks",
         "_client",
@@ -68,14 +54,13 @@ class Forwarding:
         "_has_length",
         "_head",
         "_held_up",
-        "_left_out",
         "_my_turn",
         "_only_head",
         "_out",
         "_over",
-        "_protocol",
         "_proxy",
         "_rechunk",
+        "_record",
         "_repeatable",
         "_repeated",
         "_started",
@@ -89,18 +74,9 @@ class Forwarding:
         self._proxy = proxy
         self._client = client
         self._head = head
-        policy = proxy.policy
-        self._protocol = policy.protocol_of(head.method.decode("ascii"), head.path)
-        self._asked: BodyRecord | None = None
-        self._answered: BodyRecord | None = None
-        self._left_out: str | None = None
-        if self._protocol is None:
+        self._record = ExchangeRecord(proxy.policy, proxy.capture, head)
+        if self._record.protocol is None:
             proxy.stats.undecoded += 1
-        else:
-            self._left_out = policy.left_out(head.path)
-            if self._left_out is None:
-                self._asked = BodyRecord(policy.max_logged_body)
-                self._answered = BodyRecord(policy.max_logged_body)
         self._chunks: list[bytes] = []  # of the request, not yet sent
         self._whole = self._my_turn = self._over = self._held_up = False
         self._repeatable = self._repeated = False  # whether the whole body is still at hand; whether it was needed
@@ -145,8 +121,7 @@ class Forwarding:
         self._connection = connection
         self._chunks.append(body)
         self._my_turn = self._whole = self._repeatable = True
-        if self._asked is not None:
-            self._asked.add(body)
+        self._record.of_request(body)
         connection.asked(self, head_only=False, whole=True)
         return self
 
@@ -164,8 +139,7 @@ class Forwarding:
         """A piece of the request's body."""
         if self._over:
             return
-        if self._asked is not None:
-            self._asked.add(chunk)
+        self._record.of_request(chunk)
         if self._connection is None:
             self._chunks.append(chunk)
         else:
@@ -287,8 +261,7 @@ class Forwarding:
     def on_answer_body(self, chunk: bytes) -> None:
         """A piece of it."""
         self._only_head = False
-        if self._answered is not None:
-            self._answered.add(chunk)
+        self._record.of_answer(chunk)
         self._out.append(chunk_of(chunk) if self._rechunk else chunk)
 
     def on_answer_pause(self) -> None:
@@ -313,8 +286,7 @@ class Forwarding:
         self._status = known.status
         self._answer_headers = known.headers
         self._has_length = True
-        if self._answered is not None:
-            self._answered.add(body)
+        self._record.of_answer(body)
         return True
 
     def on_answer_held(self, held: bool) -> None:
@@ -383,7 +355,7 @@ class Forwarding:
         the whole body still at hand, and with no byte of an answer seen. The other protocols know sequences of
         requests that a server keeps state for, so theirs are never repeated.
         """
-        harmless = self._protocol == MLFLOW or self._head.method in _SAFE_TO_REPEAT
+        harmless = self._record.protocol == MLFLOW or self._head.method in _SAFE_TO_REPEAT
         return harmless and self._repeatable and not self._repeated
 
     def on_client_gone(self) -> None:
@@ -394,7 +366,7 @@ class Forwarding:
         self._abandon()
         self._proxy.stats.observe(_CLIENT_GONE, perf_counter() - self._started, None)
         if not settling:
-            self._drop(CLIENT_DISCONNECTED)
+            self._record.drop(CLIENT_DISCONNECTED)
         self._status = _CLIENT_GONE
         self._end(close=True)
 
@@ -432,7 +404,7 @@ class Forwarding:
         self._abandon()
         self._proxy.stats.broken_answers += 1
         self._proxy.stats.observe(self._status, perf_counter() - self._started, None)
-        self._drop(reason)
+        self._record.drop(reason)
         self._flush()
         if self._has_length or self._rechunk:
             self._end(close=True, status=0)
@@ -449,7 +421,7 @@ class Forwarding:
         method = self._head.method.decode("ascii")
         self._proxy.log.say(error, request_id, method=method, path=self._path(), status=status, detail=told)
         self._proxy.stats.observe(status, perf_counter() - self._started, None)
-        self._drop(dropped)
+        self._record.drop(dropped)
         self._end(close=close, status=status)
 
     def _abandon(self) -> None:
@@ -468,7 +440,7 @@ class Forwarding:
         upstream = self._upstream
         if (traces := self._proxy.traces) is not None:
             traces.leave(
-                self._head, self._status if status is None else status, self._started, self._protocol, upstream
+                self._head, self._status if status is None else status, self._started, self._record.protocol, upstream
             )
         if upstream is not None:
             self._proxy.upstreams.release(upstream, self._status, self._asked_at)
@@ -476,55 +448,15 @@ class Forwarding:
         if self._my_turn:
             self._client.finished(close=close)
 
-    # -- the log -------------------------------------------------------------------------------------------------
-
-    def _drop(self, reason: str) -> None:
-        if self._protocol is not None:
-            self._proxy.capture.drop(reason)
-
     def _log(self, took: float) -> asyncio.Future[bool] | None:
-        """Give a scoring exchange to capture, or count why not: exactly once. What to wait for in sync mode."""
-        asked, answered, upstream = self._asked, self._answered, self._upstream
-        if self._protocol is None or upstream is None:
+        """Offer what has passed by to the field log; what to wait for in sync mode."""
+        upstream = self._upstream
+        if upstream is None:
             return None
-        if asked is None or answered is None:
-            self._drop(self._left_out or NOT_SAMPLED)
-            return None
-        if not 200 <= self._status < 300:
-            self._drop(UPSTREAM_ERROR_STATUS)
-            return None
-        if not self._whole:
-            self._drop(UPSTREAM_FAILED)  # answered before it was asked
-            return None
-        if asked.too_large or answered.too_large:
-            self._drop(BODY_TOO_LARGE)
-            return None
-        request = {name: value for name, value in self._head.headers if name in _NOTED}
-        answer = {name: value for name, value in self._answer_headers if name in _NOTED_OF_ANSWER}
-        client_request_id = request.get(b"x-request-id")
-        policy = self._proxy.policy
-        exchange = Exchange(
-            timestamp_ms=time_ns() // 1_000_000 - int((perf_counter() - self._started) * 1000),
-            client_request_id=None if client_request_id is None else client_request_id.decode("latin-1"),
-            model_name=upstream.model_name,
-            model_version=upstream.model_version,
-            protocol=self._protocol,
-            status_code=self._status,
-            execution_time_ms=took * 1000,
-            sampling_fraction=policy.sampling_fraction,
-            request_type=request.get(b"content-type", b"").decode("latin-1"),
-            request_encoding=request.get(b"content-encoding", b"").decode("latin-1"),
-            request_body=asked.body(),
-            answer_type=answer.get(b"content-type", b"").decode("latin-1"),
-            answer_encoding=answer.get(b"content-encoding", b"").decode("latin-1"),
-            answer_body=answered.body(),
-            request_path=self._head.path.decode("latin-1"),
-            request_json_length=request.get(_JSON_LENGTH, b"").decode("latin-1"),
-            answer_json_length=answer.get(_JSON_LENGTH, b"").decode("latin-1"),
-            headers=policy.kept(self._head.headers),
-            trace_id=trace_id_of(trace) if (trace := request.get(TRACEPARENT)) else "",
+        age = perf_counter() - self._started
+        return self._record.offer(
+            self._head, upstream, self._status, self._answer_headers, whole=self._whole, age=age, took=took
         )
-        return self._proxy.capture.offer(exchange)
 
     def _request_id(self) -> str:
         return request_id_of(self._head.headers)

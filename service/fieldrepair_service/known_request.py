@@ -13,10 +13,11 @@ from fieldrepair_service.upstream import Upstream
 class KnownRequest:
     """A request's head that the parser has understood."""
 
-    __slots__ = ("_head", "_onward", "_upstream", "body_in")
+    __slots__ = ("_head", "_onward", "_upstream", "body_in", "is_all_of")
 
     def __init__(self, came: Cut, head: RequestHead) -> None:
         self.body_in = came.body_in
+        self.is_all_of = came.is_all_of
         self._head = head
         self._upstream: Upstream | None = None
         self._onward = came

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fieldrepair_service.http_message import HOP_BY_HOP, RawHeaders
 
 # A longer head is rare, and comparing it costs, too.
-_LONGEST_HEAD = 4096
+LONGEST_HEAD = 4096
 _MOST_DIGITS = 10
 _LENGTH = b"content-length"
 # Where no head is like one before (an id in each of them), there is no point in looking on.
@@ -70,7 +70,7 @@ def cut(data: bytes, headers: RawHeaders) -> Cut | None:
     """
     begin = data.find(b"\r\n") + 2
     end = begin + sum(len(name) + len(value) + 4 for name, value in headers) + 2
-    if end > _LONGEST_HEAD or not _plain(headers):
+    if end > LONGEST_HEAD or not _plain(headers):
         return None
     lines = b"".join(b"%b: %b\r\n" % header for header in headers)
     if data[begin:end].lower() != lines.lower() + b"\r\n":

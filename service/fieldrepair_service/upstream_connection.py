@@ -14,7 +14,7 @@ import httptools
 from fieldrepair_service.direct_write import DirectWriter
 from fieldrepair_service.http_message import RawHeaders
 from fieldrepair_service.known_answer import KnownAnswer
-from fieldrepair_service.repeated_head import Memory
+from fieldrepair_service.repeated_head import LONGEST_HEAD, Memory
 
 # Of an answer's head, in bytes and in fields.
 _HEAD_LIMIT = 64 * 1024
@@ -61,6 +61,7 @@ class UpstreamConnection(asyncio.Protocol):
     """A connection that carries one exchange after the other."""
 
     __slots__ = (
+        "_begin",
         "_begun",
         "_body_until_close",
         "_exchange",
@@ -96,6 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._writer: DirectWriter | None = None
         self._known: KnownAnswer | None = None
         self._memory = Memory()
+        self._begin = b""  # of an answer that the parser takes apart, if a head that comes again could be told by it
         self._held = b""  # a known head whose body is still to come: servers like to write them one after the other
         self._exchange: Exchanging | None = None
         self._headers: RawHeaders = []
@@ -123,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_only = head_only
         self._request_whole = whole
         self._begun = self._in_body = self._body_until_close = self._whole = self._reusable = False
-        self._held = b""
+        self._begin = self._held = b""
         self._head_bytes = 0
 
     def send(self, piece: bytes) -> None:
@@ -183,9 +185,11 @@ class UpstreamConnection(asyncio.Protocol):
             if not held and known.is_all_of(data):
                 self._held = data
                 return
-        self._parse(exchange, data, fresh=bool(fresh))
+        if fresh:
+            self._begin = data[:LONGEST_HEAD]
+        self._parse(exchange, data)
 
-    def _parse(self, exchange: Exchanging, data: bytes, *, fresh: bool) -> None:
+    def _parse(self, exchange: Exchanging, data: bytes) -> None:
         if not self._in_body:
             self._head_bytes += len(data)
         try:
@@ -198,10 +202,15 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         # Only now, outside the parser: whoever is told may give this connection its next request at once.
         if self._whole:
-            status, headers, reusable = self._parser.get_status_code(), self._headers, self._reusable
+            begin, status, headers, reusable = (
+                self._begin,
+                self._parser.get_status_code(),
+                self._headers,
+                self._reusable,
+            )
             self._complete()
-            if fresh and reusable and self._memory.may_try():
-                self._known = KnownAnswer.of(data, status, headers)
+            if begin and reusable and self._memory.may_try():
+                self._known = KnownAnswer.of(begin, status, headers)
         else:
             exchange.on_answer_pause()
 
@@ -210,7 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = self._writer = None
         held, self._held = self._held, b""
         if held and self._exchange is not None:
-            self._parse(self._exchange, held, fresh=False)
+            self._parse(self._exchange, held)
         if self._exchange is None:
             self._give_back(self, False)  # it was idle
         elif self._in_body and self._body_until_close and exc is None:

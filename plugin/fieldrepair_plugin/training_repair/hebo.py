@@ -51,8 +51,8 @@ def _optimiser(space: SearchSpace, seed: int) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"the search hebo needs the package HEBO, which cannot be imported here ({error}); its own pins are old, "
-            "so install it without them: pip install --no-deps HEBO gpytorch linear-operator pymoo, and what importing "
-            "hebo then asks for; or choose another search: bohb and gp need nothing more"
+            "so install it without them: pip install --no-deps HEBO gpytorch linear-operator pymoo moocore "
+            "alive-progress disjoint-set; or choose another search: bohb and gp need nothing more"
         ) from error
     knobs: list[dict[str, Any]] = []
     for name, each in space.distributions.items():

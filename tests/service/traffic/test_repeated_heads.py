@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fieldrepair_service.client_connection import ClientConnection
+from fieldrepair_service.client_connection import ClientConnection, TrafficLimits
+from fieldrepair_service.drops import CLIENT_DISCONNECTED
 from fieldrepair_service.forwarding import Forwarding
 from fieldrepair_service.http_message import RawHeaders
 from fieldrepair_service.known_answer import KnownAnswer
@@ -22,7 +23,7 @@ from fieldrepair_service.known_request import KnownRequest
 from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.repeated_head import Cut, Memory, cut, cut_own
 from fieldrepair_service.spool import SPOOLED, read_counters
-from tests.service.traffic.conftest import RawUpstream, Seen, StartTraffic, Traffic, answer, eventually
+from tests.service.traffic.conftest import SCORES, RawUpstream, Seen, StartTraffic, Traffic, answer, eventually
 
 JSON = b"content-type: application/json"
 
@@ -171,6 +172,61 @@ def test_pieces_and_pipelines_go_to_the_parser(
     eventually(lambda: known_requests[-1:] == [b"[5]"])
 
 
+def _send_apart(client: Client, request: bytes, *, body_until: int | None = None) -> None:
+    """Head and body one after the other, as Python's own client does."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.socket.sendall(head + end)
+    time.sleep(0.02)
+    client.socket.sendall(body[:body_until])
+
+
+def test_a_known_head_of_a_request_waits_for_its_body(
+    client: Client, traffic: Traffic, upstream: RawUpstream, known_requests: list[bytes]
+) -> None:
+    bodies = [b"[1]", b"[22]", b"[333]"]
+    for body in bodies:
+        _send_apart(client, _request(body))
+        client.answer()
+    assert known_requests == bodies[1:]
+    assert [seen.body for seen in upstream.seen] == bodies
+    logged = traffic.spooled(len(bodies))
+    assert [each.request_body for each in logged] == bodies
+    eventually(lambda: traffic.stats.requests == {200: len(bodies)})
+    assert traffic.stats.request_seconds.total >= 0.02 * len(bodies), "the time of a request begins with its head"
+
+
+def test_a_known_head_without_its_body_is_a_request_that_stopped_coming(
+    start_traffic: StartTraffic, upstream: RawUpstream
+) -> None:
+    traffic = start_traffic(upstream.url, traffic_limits=TrafficLimits(body_seconds=0.5))
+    with connected(traffic.port) as client:
+        client.ask(_request(b"[1]"))
+        _send_apart(client, _request(b"[2]"), body_until=0)
+        assert client.answer().startswith(b"HTTP/1.1 408 ")
+    with connected(traffic.port) as client:
+        client.ask(_request(b"[1]"))
+        _send_apart(client, _request(b"[2]"), body_until=0)
+    eventually(lambda: traffic.stats.requests == {200: 2, 408: 1, 499: 1})
+    assert traffic.capture.counts().dropped[CLIENT_DISCONNECTED] == 2
+
+
+def test_who_has_sent_a_known_head_is_answered_before_the_port_closes(
+    traffic: Traffic, known_requests: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[ClientConnection] = []
+    monkeypatch.setattr(Proxy, "opened", lambda _, client: connections.append(client) or True)
+    with connected(traffic.port) as client:
+        client.ask(_request(b"[1]"))
+        _send_apart(client, _request(b"[2]"), body_until=0)
+        time.sleep(0.05)
+        traffic.loop.call_soon_threadsafe(connections[0].stop)
+        time.sleep(0.05)
+        assert client.ask(b"[2]").endswith(SCORES)
+        assert client.socket.recv(1) == b""
+    assert known_requests == []
+
+
 def test_two_requests_at_once_teach_nothing(client: Client, upstream: RawUpstream, known_requests: list[bytes]) -> None:
     """The first's request line and the second's head belong to nobody."""
     client.socket.sendall(_request(b"[1]") + _request(b"[2]", line=b"POST /v2/models/m/infer HTTP/1.1"))
@@ -280,15 +336,13 @@ def test_a_known_head_waits_for_its_body(
     """Servers write head and body one after the other; ``cuts`` are places between pieces, from the body's begin on."""
 
     def in_pieces(seen: Seen) -> bytes:
-        rest = answer(b"[0.25, 0.75]", b"200 OK", JSON)
-        if seen.on_connection:
-            seen.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            head = rest.index(b"\r\n\r\n") + 4
-            for begin, end in pairwise((-head, *cuts)):
-                seen.connection.sendall(rest[head + begin : head + end])
-                time.sleep(0.02)
-            rest = rest[head + cuts[-1] :]
-        return rest
+        whole = answer(b"[0.25, 0.75]", b"200 OK", JSON)
+        seen.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        head = whole.index(b"\r\n\r\n") + 4
+        for begin, end in pairwise((-head, *cuts)):
+            seen.connection.sendall(whole[head + begin : head + end])
+            time.sleep(0.02)
+        return whole[head + cuts[-1] :]
 
     upstream.script = in_pieces
     first = client.ask(_request(b"[1]"))
