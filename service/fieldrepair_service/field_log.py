@@ -22,7 +22,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from fieldrepair_service.errors import RowsNotFound, StoreError
-from fieldrepair_service.field_log_compaction import TARGET_BYTES, Run, rows_of, small_runs
+from fieldrepair_service.field_log_compaction import Run, pieces_of, small_runs
 from fieldrepair_service.field_log_files import (
     SKIP_BY,
     DataFile,
@@ -332,23 +332,20 @@ class FieldLog:
         Raises:
             StoreError: if the table cannot be read or written.
         """
-        _, files = self._files()
+        dataset, files = self._files()
         merged = 0
-        for run in small_runs(files):
+        for run in small_runs(files, dataset.schema):
             if writer is None or run.writer == writer:
-                merged += self._merge(run)
+                for piece, rows in pieces_of(run, dataset.schema):
+                    merged += self._merge(piece, rows)
         return merged
 
-    def _merge(self, run: Run) -> bool:
+    def _merge(self, run: Run, rows: pa.Table) -> bool:
         with self._current() as table:
             try:
-                write_deltalake(
-                    table,
-                    rows_of(cast(ds.Dataset, table.to_pyarrow_dataset()), run),
-                    mode="overwrite",
-                    predicate=run.predicate,
-                    target_file_size=TARGET_BYTES,
-                )
+                if not run.paths <= _paths(table):  # somebody else has taken rows out, or merged them
+                    return False
+                write_deltalake(table, rows, mode="overwrite", predicate=run.predicate)
             except CommitFailedError as error:
                 logger.info("merging files of the field log gave way to another process: %s", error)
                 return False
@@ -407,6 +404,20 @@ class FieldLog:
             action = known[fragment.path]
             low = {name: action.get(f"min.{name}") for name in SKIP_BY}
             high = {name: action.get(f"max.{name}") for name in SKIP_BY}
-            files.append(DataFile(fragment, str(action["partition.date"]), int(action["size_bytes"]), low, high))
+            files.append(
+                DataFile(
+                    fragment,
+                    str(action["partition.date"]),
+                    int(action["size_bytes"]),
+                    int(action["num_records"]),
+                    low,
+                    high,
+                )
+            )
         files.sort(key=lambda file: (file.first("timestamp_ms"), file.first("seq")))
         return dataset, files
+
+
+def _paths(table: DeltaTable) -> set[str]:
+    """Where the data files of a snapshot lie in the table."""
+    return {unquote(path) for path in pa.table(table.get_add_actions(flatten=True)).column("path").to_pylist()}

@@ -8,53 +8,54 @@ lie outside it, by the minima and maxima in the Delta log, so their appends do n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fieldrepair_service.field_log_files import DataFile
+from fieldrepair_service.errors import StoreError
+from fieldrepair_service.field_log_files import DataFile, batches_of
+from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 
-TARGET_BYTES = 100 << 20
-"""Size of a merged file."""
+MERGED_BYTES = 16 << 20
+"""The most that the rows of a merged file take in memory. delta-rs holds all that it overwrites, several times."""
 
-_SMALL_BYTES = 64 << 20
-_BATCH_ROWS = 1_000
+_ROWS_TO_WEIGH = 10
 
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring small files of one writer on one day."""
+    """Neighbouring files of one writer on one day, which hold all of its rows in their span."""
 
     writer: str
     date: str
-    first_seq: int
-    last_seq: int
+    files: tuple[DataFile, ...]
 
     @property
     def predicate(self) -> str:
         """The rows in them, in SQL."""
         # Writers are made of hexadecimal digits; of another's choosing, a quote must not end the text.
         writer = self.writer.replace("'", "''")
-        return f"date = '{self.date}' AND writer = '{writer}' AND seq >= {self.first_seq} AND seq <= {self.last_seq}"
+        first = min(file.first("seq") for file in self.files)
+        last = max(file.last("seq") for file in self.files)
+        return f"date = '{self.date}' AND writer = '{writer}' AND seq >= {first} AND seq <= {last}"
 
     @property
-    def expression(self) -> ds.Expression:
-        """The same rows, for pyarrow."""
-        seq = ds.field("seq")
-        return (
-            (ds.field("date") == self.date)
-            & (ds.field("writer") == self.writer)
-            & (seq >= self.first_seq)
-            & (seq <= self.last_seq)
-        )
+    def paths(self) -> set[str]:
+        """Where the files lie in the table."""
+        return {file.fragment.path for file in self.files}
 
 
-def small_runs(files: Sequence[DataFile]) -> list[Run]:
+def small_runs(files: Sequence[DataFile], schema: pa.Schema) -> list[Run]:
     """For each writer and day its latest files, as far back as they are small; at least two.
 
-    Large files are left alone, so a row is rewritten a few times and not at every merge.
+    Large files are left alone, so a row is rewritten a few times and not at every merge. A file is small if its rows
+    take less than half of :data:`MERGED_BYTES` in memory, by the weight of the first rows of the latest file: how small
+    it is on disk says little, because similar inputs compress well.
+
+    Raises:
+        StoreError: if a file cannot be read.
     """
     by_writer: dict[tuple[str, str], list[DataFile]] = {}
     for file in files:
@@ -64,19 +65,49 @@ def small_runs(files: Sequence[DataFile]) -> list[Run]:
     runs: list[Run] = []
     for (writer, date), own in sorted(by_writer.items()):
         own.sort(key=lambda file: file.first("seq"))
+        if len(own) < 2:
+            continue
+        most_rows = MERGED_BYTES / 2 / _row_bytes(own[-1], schema)
         run: list[DataFile] = []
-        while own and own[-1].size_bytes < _SMALL_BYTES:
-            run.append(own.pop())
-        if len(run) > 1:
-            first = min(file.first("seq") for file in run)
-            last = max(file.last("seq") for file in run)
-            if all(file.last("seq") < first for file in own):  # else a large file has rows between them
-                runs.append(Run(writer, date, first, last))
+        while own and own[-1].rows <= most_rows and own[-1].size_bytes < MERGED_BYTES / 2:
+            run.insert(0, own.pop())
+        # Else a large file has rows between them.
+        if len(run) > 1 and all(file.last("seq") < run[0].first("seq") for file in own):
+            runs.append(Run(writer, date, tuple(run)))
     return runs
 
 
-def rows_of(dataset: ds.Dataset, run: Run) -> pa.RecordBatchReader:
-    """The run's rows, a batch at a time."""
-    # In the table's own schema: it may have columns of a later version.
-    batches = dataset.to_batches(filter=run.expression, batch_size=_BATCH_ROWS)
-    return pa.RecordBatchReader.from_batches(dataset.schema, (batch for batch in batches if batch.num_rows))
+def pieces_of(run: Run, schema: pa.Schema) -> Iterator[tuple[Run, pa.Table]]:
+    """The run in pieces that can be merged one by one, each with its rows; at least two files in each.
+
+    Args:
+        run: what to merge.
+        schema: the table's own: it may have columns of a later version.
+
+    Raises:
+        StoreError: if a file cannot be read.
+    """
+    files: list[DataFile] = []
+    tables: list[pa.Table] = []
+    for file in run.files:
+        table = _read(file, schema)
+        if files and sum(each.nbytes for each in tables) + table.nbytes > MERGED_BYTES:
+            if len(files) > 1:
+                yield Run(run.writer, run.date, tuple(files)), pa.concat_tables(tables)
+            files, tables = [], []
+        files.append(file)
+        tables.append(table)
+    if len(files) > 1:
+        yield Run(run.writer, run.date, tuple(files)), pa.concat_tables(tables)
+
+
+def _row_bytes(file: DataFile, schema: pa.Schema) -> float:
+    first = next(batches_of(file, schema, FIELD_LOG_SCHEMA.names, ds.scalar(True), _ROWS_TO_WEIGH), None)
+    return 1.0 if first is None else max(1.0, first.nbytes / first.num_rows)
+
+
+def _read(file: DataFile, schema: pa.Schema) -> pa.Table:
+    try:
+        return file.fragment.to_table(schema=schema)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"the field log's file {file.fragment.path} cannot be read: {error}") from error

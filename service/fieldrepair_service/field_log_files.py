@@ -25,6 +25,7 @@ class DataFile:
     date: str
     """Its partition."""
     size_bytes: int
+    rows: int
     low: Mapping[str, str | int | None]
     high: Mapping[str, str | int | None]
 

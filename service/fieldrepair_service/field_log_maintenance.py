@@ -27,7 +27,7 @@ _ATTEMPTS = 5
 class Upkeep:
     """What to do, and how often."""
 
-    compact_every: int = 500
+    compact_every: int = 100
     """Merge small files after so many commits of this writer; 0: never."""
     retention_days: int = 0
     """Whole days after which rows leave the log; 0: never."""

@@ -93,10 +93,10 @@ class LoggingSettings(StoreSettings):
     flush_seconds: float = Field(default=1.0, gt=0, le=3600)
     """How long logged exchanges may wait in the spool before they are written to the field log."""
 
-    flush_exchanges: int = Field(default=1_000, ge=1)
+    flush_exchanges: int = Field(default=5_000, ge=1)
     """Write to the field log sooner when so many exchanges wait; also the most that one write takes."""
 
-    compact_every: int = Field(default=500, ge=0)
+    compact_every: int = Field(default=100, ge=0)
     """Merge the field log's small files after so many writes of this sidecar; 0 leaves that to others."""
 
     retention_days: int = Field(default=0, ge=0)

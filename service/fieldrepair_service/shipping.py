@@ -147,7 +147,7 @@ class ShippingOptions:
 
     field_log: str
     flush_seconds: float = 1.0
-    flush_exchanges: int = 1000
+    flush_exchanges: int = 5000
     upkeep: Upkeep = field(default_factory=Upkeep)
     grace: float = 5.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,8 +15,10 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake import Schema as DeltaSchema
 
+from fieldrepair_service import field_log, field_log_compaction
 from fieldrepair_service.errors import InputError, RowsNotFound, StoreError
 from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, Cursor, FieldLog, FieldRows
+from fieldrepair_service.field_log_compaction import Run
 
 DAY_MS = 86_400_000
 START_MS = 1_760_000_000_000
@@ -305,6 +307,49 @@ def test_a_table_of_a_later_version_still_takes_rows(tmp_path: Path) -> None:
     assert log.read_after({}, limit=9).to_table().equals(make_rows("a", [1, 2]))
     kept: pa.Table = DeltaTable(tmp_path / "log").to_pyarrow_table(columns=["of_the_future"])
     assert sorted(map(str, kept.column(0).to_pylist())) == ["None", "None", "x", "y"]
+
+
+def test_merging_takes_bounded_memory(log: FieldLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many small files there are, and however well they compress."""
+    monkeypatch.setattr(field_log_compaction, "MERGED_BYTES", 4 * make_rows("a", [1], per_request=40).nbytes)
+    for seq in range(1, 22):
+        log.append(make_rows("a", [seq], per_request=40), writer="a", last_seq=seq)
+    cursor = log.read_after({}, limit=100).cursor_after({})
+    rest = positions(log.read_after(cursor, limit=10_000))
+    held: list[int] = []
+    merge = FieldLog._merge  # pyright: ignore[reportPrivateUsage]
+
+    def watched(self: FieldLog, run: Run, rows: pa.Table) -> bool:
+        held.append(rows.nbytes)
+        return merge(self, run, rows)
+
+    monkeypatch.setattr(FieldLog, "_merge", watched)
+    merged = log.compact()
+    assert merged == len(held) > 4
+    assert max(held) <= field_log_compaction.MERGED_BYTES
+    assert positions(log.read_after(cursor, limit=10_000)) == rest
+    assert log.count() == 21 * 40
+    assert log.compact() <= 1  # what is as large as it may be stays as it is; the last few may become one
+    assert log.compact() == 0
+
+
+def test_merging_gives_way_where_rows_have_left_meanwhile(
+    log: FieldLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seq in range(1, 4):
+        log.append(make_rows("a", [seq]), writer="a", last_seq=seq)
+    other = FieldLog.open(tmp_path / "field_log")
+    day_after = datetime.fromtimestamp(START_MS / 1000, timezone.utc).date() + timedelta(days=1)
+    pieces = field_log.pieces_of
+
+    def retention_comes_first(run: Run, schema: pa.Schema) -> Iterator[tuple[Run, pa.Table]]:
+        for piece in pieces(run, schema):
+            assert other.delete_before(day_after) == 6
+            yield piece
+
+    monkeypatch.setattr(field_log, "pieces_of", retention_comes_first)
+    assert log.compact() == 0
+    assert log.count() == 0
 
 
 def test_batches_are_bounded_and_chosen(log: FieldLog) -> None:
