@@ -282,7 +282,7 @@ class ClientConnection(asyncio.Protocol):
             if self._head_bytes > (limit := self.limits.header_bytes):
                 self._refuse(431, "HeadersTooLarge", f"a request's head may have {limit} bytes, got more")
             return
-        if idle and self._heads == 1 and self._head is not None and self._memory.may_try():
+        if idle and self._heads < 2 and self._head is not None and self._memory.may_try():
             self._known = KnownRequest.of(data, self._head)
 
     def _take_held(self) -> None:
