@@ -215,7 +215,12 @@ def test_who_has_sent_a_known_head_is_answered_before_the_port_closes(
     traffic: Traffic, known_requests: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connections: list[ClientConnection] = []
-    monkeypatch.setattr(Proxy, "opened", lambda _, client: connections.append(client) or True)
+
+    def opened(_: Proxy, client: ClientConnection) -> bool:
+        connections.append(client)
+        return True
+
+    monkeypatch.setattr(Proxy, "opened", opened)
     with connected(traffic.port) as client:
         client.ask(_request(b"[1]"))
         _send_apart(client, _request(b"[2]"), body_until=0)
