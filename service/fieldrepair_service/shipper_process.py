@@ -20,8 +20,8 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _STEADY_SECONDS = 60.0
 _SEND_SECONDS = 1.0
-# delta-rs brings an allocator of its own, jemalloc. By itself it keeps what each of its many threads has used in an arena
-# for each, and the shipper would grow for hours. One of them, given back at once, ships as fast.
+# delta-rs brings an allocator of its own, jemalloc. By itself it keeps what each of its many threads has used in an
+# arena for each, and the shipper would grow for hours. One of them, given back at once, ships as fast.
 _ALLOCATOR = {"_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
 
 
