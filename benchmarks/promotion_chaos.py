@@ -69,6 +69,8 @@ class Chaos:
     def __post_init__(self) -> None:
         self.platform = Platform.start_mlflow(self.folder)
         self.state = self.folder / "home" / MODEL / "state"
+        # A scan, because what is asked is logged, too, and may be chosen for a question to the labeller.
+        self.probe = {"inputs": split_scans()["traffic"].images[:1].tolist()}
         self.client = FieldRepairDeploymentClient(f"fieldrepair:{self.folder / 'home'}")
 
     # -- what runs -----------------------------------------------------------------------------------------------
@@ -116,10 +118,8 @@ class Chaos:
         wanted = ("registry", "model server", "sidecar", "monitor", "worker")
         if any(parts.get(name, {}).get("state") != "ready" for name in wanted):
             return False
-        # A scan, because what is asked is logged, too, and may be chosen for a question to the labeller.
-        body = {"inputs": split_scans()["traffic"].images[:1].tolist()}
         with suppress(httpx.HTTPError):
-            answer = httpx.post(f"{status['traffic_url']}/invocations", json=body, timeout=5, trust_env=False)
+            answer = httpx.post(f"{status['traffic_url']}/invocations", json=self.probe, timeout=5, trust_env=False)
             return answer.status_code == 200
         return False
 

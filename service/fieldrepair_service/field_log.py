@@ -315,8 +315,7 @@ class FieldLog:
     def size_bytes(self) -> int:
         """Bytes of the data files that current rows are in."""
         with self._current() as table:
-            actions = pa.table(table.get_add_actions(flatten=True))
-        return sum(actions.column("size_bytes").to_pylist())
+            return sum(_actions(table).column("size_bytes").to_pylist())
 
     def compact(self, writer: str | None = None) -> int:
         """Merge small files into larger ones, each writer's by themselves; readers' cursors stay valid.
@@ -334,16 +333,17 @@ class FieldLog:
         """
         dataset, files = self._files()
         merged = 0
-        for run in small_runs(files, dataset.schema):
-            if writer is None or run.writer == writer:
-                for piece, rows in pieces_of(run, dataset.schema):
-                    merged += self._merge(piece, rows)
+        for run in small_runs(files, dataset.schema, writer):
+            for piece, rows in pieces_of(run, dataset.schema):
+                merged += piece.is_apart_from(files) and self._merge(piece, rows)
         return merged
 
     def _merge(self, run: Run, rows: pa.Table) -> bool:
         with self._current() as table:
             try:
-                if not run.paths <= _paths(table):  # somebody else has taken rows out, or merged them
+                if not run.paths <= set(
+                    map(unquote, _actions(table).column("path").to_pylist())
+                ):  # somebody else has taken rows out, or merged them
                     return False
                 write_deltalake(table, rows, mode="overwrite", predicate=run.predicate)
             except CommitFailedError as error:
@@ -397,7 +397,7 @@ class FieldLog:
         """A snapshot: its dataset, and its files with their statistics, oldest first."""
         with self._current() as table:
             dataset = cast(ds.Dataset, table.to_pyarrow_dataset())
-            actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+            actions = _actions(table).to_pylist()
         known = {unquote(str(action["path"])): action for action in actions}
         files: list[DataFile] = []
         for fragment in dataset.get_fragments():
@@ -409,7 +409,7 @@ class FieldLog:
                     fragment,
                     str(action["partition.date"]),
                     int(action["size_bytes"]),
-                    int(action["num_records"]),
+                    action.get("num_records"),
                     low,
                     high,
                 )
@@ -418,6 +418,6 @@ class FieldLog:
         return dataset, files
 
 
-def _paths(table: DeltaTable) -> set[str]:
-    """Where the data files of a snapshot lie in the table."""
-    return {unquote(path) for path in pa.table(table.get_add_actions(flatten=True)).column("path").to_pylist()}
+def _actions(table: DeltaTable) -> pa.Table:
+    """What the Delta log says of each data file of a snapshot."""
+    return pa.table(table.get_add_actions(flatten=True))

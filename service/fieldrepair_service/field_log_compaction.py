@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fieldrepair_service.errors import StoreError
-from fieldrepair_service.field_log_files import DataFile, batches_of
+from fieldrepair_service.field_log_files import DataFile, batches_of, read_as_stored
 from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
 
 MERGED_BYTES = 16 << 20
@@ -37,9 +36,25 @@ class Run:
         """The rows in them, in SQL."""
         # Writers are made of hexadecimal digits; of another's choosing, a quote must not end the text.
         writer = self.writer.replace("'", "''")
-        first = min(file.first("seq") for file in self.files)
-        last = max(file.last("seq") for file in self.files)
+        first, last = self.span
         return f"date = '{self.date}' AND writer = '{writer}' AND seq >= {first} AND seq <= {last}"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last seq."""
+        return min(file.first("seq") for file in self.files), max(file.last("seq") for file in self.files)
+
+    def is_apart_from(self, files: Sequence[DataFile]) -> bool:
+        """Whether none of the other files may hold rows that the predicate names: overwriting would lose them."""
+        first, last = self.span
+        return not any(
+            file.fragment.path not in self.paths
+            and file.date == self.date
+            and file.may_hold("writer", self.writer)
+            and file.first("seq") <= last
+            and file.last("seq") >= first
+            for file in files
+        )
 
     @property
     def paths(self) -> set[str]:
@@ -47,8 +62,8 @@ class Run:
         return {file.fragment.path for file in self.files}
 
 
-def small_runs(files: Sequence[DataFile], schema: pa.Schema) -> list[Run]:
-    """For each writer and day its latest files, as far back as they are small; at least two.
+def small_runs(files: Sequence[DataFile], schema: pa.Schema, only: str | None = None) -> list[Run]:
+    """For each writer (or only one) and day its latest files, as far back as they are small; at least two.
 
     Large files are left alone, so a row is rewritten a few times and not at every merge. A file is small if its rows
     take less than half of :data:`MERGED_BYTES` in memory, by the weight of the first rows of the latest file: how small
@@ -60,20 +75,21 @@ def small_runs(files: Sequence[DataFile], schema: pa.Schema) -> list[Run]:
     by_writer: dict[tuple[str, str], list[DataFile]] = {}
     for file in files:
         writer = file.low["writer"]
-        if isinstance(writer, str) and writer == file.high["writer"] and isinstance(file.high["seq"], int):
+        known = isinstance(file.high["seq"], int) and file.rows is not None
+        if isinstance(writer, str) and writer == file.high["writer"] and known and only in (None, writer):
             by_writer.setdefault((writer, file.date), []).append(file)
     runs: list[Run] = []
     for (writer, date), own in sorted(by_writer.items()):
         own.sort(key=lambda file: file.first("seq"))
         if len(own) < 2:
             continue
-        most_rows = MERGED_BYTES / 2 / _row_bytes(own[-1], schema)
+        row_bytes = _row_bytes(own[-1], schema)
         run: list[DataFile] = []
-        while own and own[-1].rows <= most_rows and own[-1].size_bytes < MERGED_BYTES / 2:
+        while own and max(own[-1].size_bytes, (own[-1].rows or 0) * row_bytes) < MERGED_BYTES / 2:
             run.insert(0, own.pop())
-        # Else a large file has rows between them.
-        if len(run) > 1 and all(file.last("seq") < run[0].first("seq") for file in own):
-            runs.append(Run(writer, date, tuple(run)))
+        found = Run(writer, date, tuple(run))
+        if len(run) > 1 and found.is_apart_from(files):
+            runs.append(found)
     return runs
 
 
@@ -89,14 +105,16 @@ def pieces_of(run: Run, schema: pa.Schema) -> Iterator[tuple[Run, pa.Table]]:
     """
     files: list[DataFile] = []
     tables: list[pa.Table] = []
+    held = 0
     for file in run.files:
-        table = _read(file, schema)
-        if files and sum(each.nbytes for each in tables) + table.nbytes > MERGED_BYTES:
+        table = read_as_stored(file, schema)
+        if files and held + table.nbytes > MERGED_BYTES:
             if len(files) > 1:
                 yield Run(run.writer, run.date, tuple(files)), pa.concat_tables(tables)
-            files, tables = [], []
+            files, tables, held = [], [], 0
         files.append(file)
         tables.append(table)
+        held += table.nbytes
     if len(files) > 1:
         yield Run(run.writer, run.date, tuple(files)), pa.concat_tables(tables)
 
@@ -104,10 +122,3 @@ def pieces_of(run: Run, schema: pa.Schema) -> Iterator[tuple[Run, pa.Table]]:
 def _row_bytes(file: DataFile, schema: pa.Schema) -> float:
     first = next(batches_of(file, schema, FIELD_LOG_SCHEMA.names, ds.scalar(True), _ROWS_TO_WEIGH), None)
     return 1.0 if first is None else max(1.0, first.nbytes / first.num_rows)
-
-
-def _read(file: DataFile, schema: pa.Schema) -> pa.Table:
-    try:
-        return file.fragment.to_table(schema=schema)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"the field log's file {file.fragment.path} cannot be read: {error}") from error

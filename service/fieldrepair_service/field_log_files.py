@@ -25,7 +25,7 @@ class DataFile:
     date: str
     """Its partition."""
     size_bytes: int
-    rows: int
+    rows: int | None
     low: Mapping[str, str | int | None]
     high: Mapping[str, str | int | None]
 
@@ -160,12 +160,18 @@ def column_names(columns: Sequence[str] | None, always: Sequence[str] = tuple(KE
 
 def read_file(file: DataFile, schema: pa.Schema, names: list[str], chosen: ds.Expression) -> pa.Table:
     """Some rows and columns of one file. Raises StoreError if it cannot be read."""
+    # Depending on version and storage, strings and binaries are read back as views.
+    return read_as_stored(file, schema, names, chosen).cast(_schema_of(names))
+
+
+def read_as_stored(
+    file: DataFile, schema: pa.Schema, names: list[str] | None = None, chosen: ds.Expression | None = None
+) -> pa.Table:
+    """The same in the types of the table itself; by default all of it, columns of a later version too."""
     try:
-        table = file.fragment.to_table(schema=schema, columns=names, filter=chosen)
+        return file.fragment.to_table(schema=schema, columns=names, filter=chosen)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"the field log's file {file.fragment.path} cannot be read: {error}") from error
-    # Depending on version and storage, strings and binaries are read back as views.
-    return table.cast(_schema_of(names))
 
 
 def _schema_of(names: list[str]) -> pa.Schema:

@@ -18,6 +18,9 @@ HOP_BY_HOP = frozenset(
 STATUS_LINES = {code: b"HTTP/1.1 %d \r\n" % code for code in range(100, 1000)}
 STATUS_LINES.update({each.value: b"HTTP/1.1 %d %s\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus})
 
+WITHOUT_BODY = (204, 304)
+"""Statuses of answers that have no body, whatever length they speak of (RFC 9110, section 6.4.1)."""
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fieldrepair_service.http_message import RawHeaders, answer_head
+from fieldrepair_service.http_message import WITHOUT_BODY, RawHeaders, answer_head
 from fieldrepair_service.repeated_head import Cut, cut, cut_own
 
 
@@ -22,8 +22,8 @@ class KnownAnswer:
     @classmethod
     def of(cls, data: bytes, status: int, headers: RawHeaders) -> KnownAnswer | None:
         """The head that ``data`` begins with, if it can be recognised when it comes again."""
-        if status in (204, 304):
-            return None  # these have no body, whatever length they speak of
+        if status in WITHOUT_BODY:
+            return None
         came = cut(data, headers)
         return None if came is None else cls(came, status, headers)
 

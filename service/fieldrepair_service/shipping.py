@@ -59,10 +59,11 @@ class Shipper:
             return 0
         with self._tracing.span("ship exchanges", exchanges=len(batch), trace_ids=_trace_ids(batch)) as span:
             rows = self._ship(batch, careful=careful)
-            span.set(rows=rows, field_log_version=self._log.version)
+            version = self._log.version
+            span.set(rows=rows, field_log_version=version)
         if rows:
             self._flushes.seconds.add(time.perf_counter() - began)
-            self._flushes.table_version = self._log.version
+            self._flushes.table_version = version
             self._flushes.keep(self._spool)
         shipped = len(batch)
         del batch

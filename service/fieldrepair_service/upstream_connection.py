@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import httptools
 
 from fieldrepair_service.direct_write import DirectWriter
-from fieldrepair_service.http_message import RawHeaders
+from fieldrepair_service.http_message import WITHOUT_BODY, RawHeaders
 from fieldrepair_service.known_answer import KnownAnswer
 from fieldrepair_service.repeated_head import LONGEST_HEAD, Memory
 
@@ -285,7 +285,7 @@ class UpstreamConnection(asyncio.Protocol):
         if chunked and has_length:
             has_length = False
             headers = [header for header in headers if header[0] != b"content-length"]
-        has_body = not (self._head_only or status in (204, 304))
+        has_body = not (self._head_only or status in WITHOUT_BODY)
         self._body_until_close = has_body and not (chunked or has_length)
         exchange.on_answer_head(status, headers, has_body=has_body, has_length=has_length)
         if self._head_only:

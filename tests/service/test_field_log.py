@@ -333,6 +333,18 @@ def test_merging_takes_bounded_memory(log: FieldLog, monkeypatch: pytest.MonkeyP
     assert log.compact() == 0
 
 
+def test_merging_loses_no_rows_that_lie_in_a_file_of_several_writers(log: FieldLog, tmp_path: Path) -> None:
+    """Such a file is made by Delta's own OPTIMIZE; its rows of the writer lie between those of the small files."""
+    for seq in (1, 3):
+        log.append(make_rows("a", [seq]), writer="a", last_seq=seq)
+    mixed = pa.concat_tables([make_rows("a", [2]), make_rows("b", [2])])
+    write_deltalake(DeltaTable(tmp_path / "field_log"), mixed, mode="append")
+    before = sorted(positions(log.read_after({}, limit=100)))
+    log.compact()
+    assert sorted(positions(log.read_after({}, limit=100))) == before
+    assert log.count() == 8
+
+
 def test_merging_gives_way_where_rows_have_left_meanwhile(
     log: FieldLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
