@@ -47,14 +47,19 @@ __all__ = ["FIELD_LOG_SCHEMA", "Cursor", "FieldLog", "FieldRows"]
 logger = logging.getLogger(__name__)
 
 _APPEND_ATTEMPTS = 10
+# delta-rs keeps something of each version that a table object has been moved through, some 20 KB. Opened anew after so
+# many, what it keeps stays bounded; that costs as much as moving forward by a few versions.
+_VERSIONS_OF_ONE_TABLE = 100
 _LAST_ROW = 2**31 - 1
 
 
 class FieldLog:
     """A Delta table of :data:`FIELD_LOG_SCHEMA`, partitioned by day. Safe to use from several threads."""
 
-    def __init__(self, table: DeltaTable) -> None:
+    def __init__(self, table: DeltaTable, storage_options: dict[str, str] | None) -> None:
         self._table = table
+        self._storage_options = storage_options
+        self._opened_at = table.version()
         self._lock = threading.Lock()  # a DeltaTable's snapshot is moved forward in place
         self._streams_by_file: dict[str, set[tuple[str, str]]] = {}  # a data file never changes
 
@@ -72,7 +77,7 @@ class FieldLog:
         """
         table = open_or_create(str(uri), storage_options, create=create)
         complete(table, str(uri))
-        return cls(table)
+        return cls(table, storage_options)
 
     def append(self, rows: pa.Table, *, writer: str, last_seq: int) -> bool:
         """Append rows of one writer, once.
@@ -103,7 +108,7 @@ class FieldLog:
         properties = CommitProperties(app_transactions=[Transaction(writer, last_seq)])
         with self._lock:
             try:
-                self._table.update_incremental()
+                self._move_on()
                 done = self._table.transaction_version(writer)
                 if done is not None and last_seq <= done:
                     return False
@@ -388,10 +393,17 @@ class FieldLog:
         """The table at its newest version, for this thread alone."""
         with self._lock:
             try:
-                self._table.update_incremental()
+                self._move_on()
                 yield self._table
             except (DeltaError, OSError) as error:
                 raise StoreError(f"the field log cannot be read: {error}") from error
+
+    def _move_on(self) -> None:
+        """Bring the table to its newest version; under the lock."""
+        self._table.update_incremental()
+        if self._table.version() - self._opened_at >= _VERSIONS_OF_ONE_TABLE:
+            self._table = DeltaTable(self._table.table_uri, storage_options=self._storage_options)
+            self._opened_at = self._table.version()
 
     def _files(self) -> tuple[ds.Dataset, list[DataFile]]:
         """A snapshot: its dataset, and its files with their statistics, oldest first."""

@@ -252,6 +252,30 @@ def test_a_file_that_is_gone_is_told(log: FieldLog, tmp_path: Path) -> None:
         log.read_after({}, limit=1)
 
 
+def test_a_handle_that_opens_its_table_anew_loses_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def open_anew(uri: str, storage_options: dict[str, str] | None) -> DeltaTable:
+        opened.append(uri)
+        return DeltaTable(uri, storage_options=storage_options)
+
+    monkeypatch.setattr(field_log, "_VERSIONS_OF_ONE_TABLE", 3)
+    monkeypatch.setattr(field_log, "DeltaTable", open_anew)
+    writing, reading = FieldLog.open(tmp_path), FieldLog.open(tmp_path, create=False)
+    cursor: Cursor = {}
+    seen: list[int] = []
+    for seq in range(10):
+        assert writing.append(make_rows("a", [seq]), writer="a", last_seq=seq)
+        assert not writing.append(make_rows("a", [seq]), writer="a", last_seq=seq)
+        rows = reading.read_after(cursor, limit=100)
+        cursor = rows.cursor_after(cursor)
+        seen += rows.to_table().column("seq").to_pylist()
+    assert seen == [seq for seq in range(10) for _ in range(2)]
+    assert len(opened) == 6  # after three versions each, by either handle
+
+
 def test_concurrent_threads_share_one_handle(log: FieldLog) -> None:
     def write(writer: str) -> None:
         for seq in range(3):
