@@ -13,10 +13,10 @@ from scipy import stats
 
 from benchmarks.fault_data import sealed_inputs
 from benchmarks.fault_records import FaultRecord, compare, score_doctor
+from benchmarks.pages import write_measured
 from fieldrepair_plugin.training_repair.report import signed_ranks
 
 BEGIN = "<!-- measured: python -m benchmarks.training_faults --page writes from here -->"
-END = "<!-- to here -->"
 _COLOURS = {"random": "#8a8a8a", "autotrainer": "#d9a441", "bohb": "#1f6f8b", "gp": "#7a5195", "guided": "#2a9d5c"}
 
 
@@ -76,14 +76,10 @@ def write_page(records: Sequence[FaultRecord], page: Path, plot: Path | None) ->
     """Replace what stands between the marks of the page.
 
     Raises:
-        ValueError: if it has not got both marks.
+        InputError: if it has not got both marks.
     """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"expected {page} to have a line {BEGIN!r} and after it a line {END!r}")
     picture = "" if plot is None else f"\n\n![Improvement rates]({os.path.relpath(plot, page.parent)})"
-    page.write_text(f"{before}{BEGIN}\n\n{summary(records)}{picture}\n\n{END}{after}", encoding="utf-8")
+    write_measured(page, BEGIN, summary(records) + picture)
 
 
 def _strategies(records: Sequence[FaultRecord]) -> list[str]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.figures import draw_figures, way
+from benchmarks.pages import write_measured
 from benchmarks.records import Record, mean, read_records, with_gaps
 from fieldrepair_service.errors import InputError
 
 BEGIN = "<!-- measured: python -m benchmarks.report writes from here -->"
-END = "<!-- to here -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,22 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts.append("\n".join(links))
     if options.scale:
         parts.append(scale_section(json.loads(options.scale.read_text(encoding="utf-8"))))
-    page = options.page.read_text(encoding="utf-8") if options.page.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
-    options.page.write_text(with_measured(page, "\n\n".join(parts)), encoding="utf-8")
+    write_measured(options.page, BEGIN, "\n\n".join(parts))
     return 0
-
-
-def with_measured(page: str, measured: str) -> str:
-    """The page with what is between its marks replaced.
-
-    Raises:
-        InputError: if it has not got both marks.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"expected the page to have a line {BEGIN!r} and after it a line {END!r}")
-    return f"{before}{BEGIN}\n\n{measured}\n\n{END}{after}"
 
 
 def case_section(records: Sequence[Record], case: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.pages import END, with_measured
 from benchmarks.records import Record, write_records
-from benchmarks.report import BEGIN, END, main, with_measured
+from benchmarks.report import BEGIN, main
 from fieldrepair_service.errors import InputError
 
 RECORD = Record(
@@ -39,4 +40,4 @@ def test_the_page_gets_a_row_per_way_with_means_over_seeds(tmp_path: Path) -> No
 
 def test_a_page_without_marks_is_left_alone() -> None:
     with pytest.raises(InputError, match="expected the page to have a line"):
-        with_measured("# Benchmarks\n", "numbers")
+        with_measured("# Benchmarks\n", BEGIN, "numbers")

@@ -12,7 +12,8 @@ from benchmarks import training_faults
 from benchmarks.fault_cases import faults
 from benchmarks.fault_data import available, fault_data
 from benchmarks.fault_records import FaultRecord, compare, read_fault_records, score_doctor
-from benchmarks.fault_report import BEGIN, END, draw_rates, summary, write_page
+from benchmarks.fault_report import BEGIN, draw_rates, summary, write_page
+from benchmarks.pages import END
 from fieldrepair_service.errors import InputError
 
 
@@ -123,5 +124,5 @@ def test_a_summary_of_many_searches(tmp_path: Path) -> None:
     assert "cifar10_low_rate by random: 10.0% -> 12.0% (correct version 40.0%), p 0.087 on inputs" in summary([larger])
     draw_rates(records, tmp_path / "plot.png")
     (tmp_path / "page.md").write_text("nothing")
-    with pytest.raises(ValueError, match="to have a line"):
+    with pytest.raises(InputError, match="to have a line"):
         write_page(records, tmp_path / "page.md", None)
