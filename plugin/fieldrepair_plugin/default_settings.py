@@ -49,7 +49,7 @@ class DefaultSettings:
     for it; the rest is its label."""
     labelled_batch: int = Field(default=32, ge=2)
     """Labelled field inputs per step."""
-    unlabelled_batch: int = Field(default=96, ge=0)
+    unlabelled_batch: int = Field(default=48, ge=0)
     """Unlabelled field inputs per step; 0 learns from labels only."""
     learning_rate: float = Field(default=0.05, gt=0)
     """SGD's largest learning rate; it rises over the first twentieth of the steps and then falls along a cosine."""

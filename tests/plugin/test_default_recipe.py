@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fieldrepair_plugin import views as views_module
 from fieldrepair_plugin.batch_norm import batch_statistics, measure_statistics, norm_layers
 from fieldrepair_plugin.coverage import cover
 from fieldrepair_plugin.default_recipe import select_default, train_default
@@ -415,6 +416,18 @@ def test_images_are_mirrored_only_where_the_model_does_not_mind(model: Repairabl
 
     halves = RepairableModel(Halves().eval(), SPEC, "head")
     assert Views.of(halves, training, torch.from_numpy(REFERENCE.y // 2), SETTINGS).mirror
+
+
+@pytest.mark.parametrize(("borne", "taken"), [(1.0, 1.0), (0.7, 0.7), (0.4, 0.3), (0.0, 0.3)])
+def test_images_are_bent_as_strongly_as_the_model_bears(
+    model: RepairableModel, monkeypatch: pytest.MonkeyPatch, borne: float, taken: float
+) -> None:
+    def bend(images: Tensor, generator: torch.Generator, pose: object = None, strength: float = 1.0) -> Tensor:
+        return images if strength <= borne else torch.zeros_like(images)
+
+    monkeypatch.setattr(views_module, "_bent", bend)
+    training, truth = model.pixels(REFERENCE.x, "training data"), torch.from_numpy(REFERENCE.y)
+    assert Views.of(model, training, truth, SETTINGS).strength == taken
 
 
 def test_a_module_that_cannot_compute_in_bfloat16_trains_in_float32() -> None:
