@@ -53,7 +53,7 @@ def variants() -> dict[str, DefaultSettings]:
         "default": own,
         "random labels": replace(own, selection="random"),
         "no adaptation before selection": replace(own, adapt_before_selection=False),
-        "labels only": replace(own, unlabelled_batch=0),
+        "labels only": replace(own, unlabelled_batch=0, unlabelled_batch_without_batch_norm=0),
         "no replay": replace(own, replay_batch=0),
         "weak views only": replace(own, strong_views=False),
         "replay without the field's look": replace(own, replay_field_look=False),

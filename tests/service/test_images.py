@@ -86,8 +86,8 @@ def test_other_inputs_are_no_images(spec: dict[str, object]) -> None:
 class _CountingLog(FieldLog):
     """The real field log, which counts how often it is read."""
 
-    def __init__(self, table: DeltaTable) -> None:
-        super().__init__(table)
+    def __init__(self, table: DeltaTable, storage_options: dict[str, str] | None) -> None:
+        super().__init__(table, storage_options)
         self.reads: list[int] = []
 
     def read_rows(self, keys: Sequence[tuple[str, int]], columns: Sequence[str] | None = None) -> FieldRows:
