@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import mlflow
 import pytest
@@ -42,7 +42,8 @@ def test_what_is_missing_is_named_with_the_remedy(registry: Registry) -> None:
     with pytest.raises(ModelUriError, match=r"under the name 'nobody'; it has: .*--tracking-uri") as caught:
         wanted_version(ModelTarget("nobody", alias="champion"))
     told = str(caught.value).partition("it has: ")[2].partition(". Is")[0].split(", ")
-    present = [model.name for model in MlflowClient().search_registered_models(max_results=1000)]
+    models = cast(list[Any], MlflowClient().search_registered_models(max_results=1000))
+    present = [str(model.name) for model in models]
     assert name in present
     assert told == present[:20]
     assert wanted_version(ModelTarget(name, version="2")) == "2"
