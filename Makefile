@@ -13,8 +13,9 @@ ALL_TESTS = $(filter tests,$(TESTS))
 # Real data sets for tests and benchmarks, where a machine has them; without them those tests say why they are skipped.
 FIELDREPAIR_DATA ?= $(abspath $(wildcard ../shared/data))
 export FIELDREPAIR_DATA
-# Material's notice about MkDocs 2 is for people who write themes; a warning here is one about our pages.
-DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+# Material's notice about MkDocs 2 is for people who write themes; a warning here is one about our pages. Not --quiet: it
+# would keep warnings from being counted.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 # No usage reports from libraries while we test and measure.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
