@@ -5,8 +5,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 TESTS   ?= tests
 TEST_PROCESSES ?= 2
-# A file at a time for each process, in the order of tests/conftest.py: long ones first.
-PYTEST  = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST  = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 # Browser tests have processes of their own: Playwright keeps an event loop running in the thread that uses it, and no
 # asynchronous test can run there.
 ALL_TESTS = $(filter tests,$(TESTS))

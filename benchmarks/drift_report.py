@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +63,7 @@ def default_table(records: Sequence[Record]) -> str:
                 f"{calm.windows:,} of {calm.window_size}",
                 f"{calm.alarms} ({_percent(calm.alarm_rate_upper, 2)})",
                 str(calm.confirmed_alarms),
-                f"{_or_never(moved.delay_windows)} ({_or_never(moved.confirmed_delay_windows)})",
+                _seen(moved.delay_windows, moved.confirmed_delay_windows),
                 f"{accuracy} [{100 * moved.interval_low:.1f}, {100 * moved.interval_high:.1f}]",
                 f"{100 * moved.trusted_share:.0f} %",
             ]
@@ -78,11 +80,7 @@ def ramp_table(records: Sequence[Record]) -> str:
     default = "+".join(MonitorSettings().detector_names)
 
     def lost(case: str, detector: str, stream: str, of: Callable[[Record], float | None]) -> str:
-        draws = [
-            of(each)
-            for each in records
-            if (each.case, each.detector) == (case, detector) and _is_draw_of(each.stream, stream)
-        ]
+        draws = [of(each) for each in _draws(records, case, detector, stream)]
         seen = sorted(value for value in draws if value is not None)
         if not draws:
             return "-"
@@ -145,7 +143,7 @@ def comparison_table(records: Sequence[Record]) -> str:
                     case,
                     name,
                     f"{calm.alarms} of {calm.windows} ({_percent(calm.alarm_rate_upper)})",
-                    f"{_or_never(moved.delay_windows)} ({_or_never(moved.confirmed_delay_windows)})",
+                    _seen(moved.delay_windows, moved.confirmed_delay_windows),
                     _delays(records, case, name, "ramp_compared"),
                     _delays(records, case, name, "ramp_after_calm_compared"),
                 ]
@@ -158,31 +156,23 @@ def comparison_table(records: Sequence[Record]) -> str:
 
 
 def _delays(records: Sequence[Record], case: str, name: str, stream: str) -> str:
-    draws = [each for each in records if (each.case, each.detector) == (case, name)]
-    draws = [each for each in draws if _is_draw_of(each.stream, stream)]
+    draws = _draws(records, case, name, stream)
     if not draws:
         return ""
-    return (
-        f"{_median(each.delay_windows for each in draws)} ({_median(each.confirmed_delay_windows for each in draws)})"
-    )
+    return _seen(_median(each.delay_windows for each in draws), _median(each.confirmed_delay_windows for each in draws))
 
 
-def _median(delays: Iterable[int | None]) -> str:
-    """A delay that never ended is later than all others."""
-    found = statistics.median_low([float("inf") if delay is None else delay for delay in delays])
-    return "never" if found == float("inf") else f"{found:.0f}"
+def _median(delays: Iterable[int | None]) -> int | None:
+    """A delay that never ended (None) is later than all others."""
+    found = statistics.median_low(math.inf if delay is None else delay for delay in delays)
+    return None if found == math.inf else int(found)
 
 
-def _is_draw_of(name: str, stream: str) -> bool:
-    """``ramp`` is also ``ramp_1`` to ``ramp_4``, and ``ramp_compared`` is ``ramp_1_compared``."""
+def _draws(records: Sequence[Record], case: str, detector: str, stream: str) -> list[Record]:
+    """All draws of a stream: ``ramp`` is also ``ramp_1`` to ``ramp_4``, and ``ramp_compared`` ``ramp_1_compared``."""
     base, compared, _ = stream.partition("_compared")
-    middle = name.removesuffix("_compared") if compared else name
-    number = middle.removeprefix(base)
-    return (
-        name.endswith("_compared") == bool(compared)
-        and middle.startswith(base)
-        and (not number or number.removeprefix("_").isdigit())
-    )
+    names = re.compile(rf"{base}(_\d+)?{compared}")
+    return [each for each in records if (each.case, each.detector) == (case, detector) and names.fullmatch(each.stream)]
 
 
 def _cases(records: Sequence[Record]) -> list[str]:
@@ -199,8 +189,10 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def _or_never(window: int | None) -> str:
-    return "never" if window is None else str(window)
+def _seen(first: int | None, confirmed: int | None) -> str:
+    """Windows of the first alarm and of its confirmation."""
+    first_word, confirmed_word = ("never" if window is None else str(window) for window in (first, confirmed))
+    return f"{first_word} ({confirmed_word})"
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

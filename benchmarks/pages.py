@@ -16,10 +16,10 @@ def write_measured(page: Path, begin: str, measured: str) -> None:
         InputError: if it has not got both marks.
     """
     before = page.read_text(encoding="utf-8") if page.exists() else f"# {page.stem.capitalize()}\n\n{begin}\n{END}\n"
-    page.write_text(with_measured(before, begin, measured), encoding="utf-8")
+    page.write_text(with_measured(before, begin, measured, str(page)), encoding="utf-8")
 
 
-def with_measured(text: str, begin: str, measured: str) -> str:
+def with_measured(text: str, begin: str, measured: str, name: str = "the page") -> str:
     """The text with what is between its marks replaced.
 
     Raises:
@@ -28,5 +28,5 @@ def with_measured(text: str, begin: str, measured: str) -> str:
     before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
     if not found or not end:
-        raise InputError(f"expected the page to have a line {begin!r} and after it a line {END!r}")
+        raise InputError(f"expected {name} to have a line {begin!r} and after it a line {END!r}")
     return f"{before}{begin}\n\n{measured}\n\n{END}{after}"

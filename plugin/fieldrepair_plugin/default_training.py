@@ -74,8 +74,7 @@ class DefaultTraining:
         unlabelled[outside] = False  # of a class that the model lacks, every answer of its is wrong
         self.unlabelled = torch.nonzero(unlabelled).flatten() + data.first
         batch = own.unlabelled_batch if normed else own.unlabelled_batch_without_batch_norm
-        batch = batch if len(self.unlabelled) > 0 else 0
-        self.unlabelled_batch = max(2, batch) if batch else 0
+        self.unlabelled_batch = max(2, batch) if batch and len(self.unlabelled) > 0 else 0
         passes = math.ceil(len(self.unlabelled) / max(1, self.unlabelled_batch))
         self.steps = min(max(passes, own.steps_least), own.steps_most)
         self.champion = {name: value.detach().clone() for name, value in model.module.state_dict().items()}

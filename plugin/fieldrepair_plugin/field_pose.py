@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,10 +122,20 @@ def bent(
     return F.grid_sample(images.contiguous(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+def in_whole_pixels(images: Tensor, vary: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images varied a few at a time, as bytes again: photographs are large.
+
+    Args:
+        images: ``(n, channels, height, width)`` uint8.
+        vary: takes some of them as float32, and leaves pixels within 0..255.
+    """
+    return torch.cat([vary(block.float()).round().to(torch.uint8) for block in blocks(images, 100)])
+
+
 def _undone(images: Tensor, turn: float, zoom: float) -> Tensor:
-    """All turned and scaled alike, a few at a time, in whole pixels: photographs are large."""
-    done: list[Tensor] = []
-    for block in blocks(images, 100):
-        turns, zooms = torch.full((len(block),), math.radians(turn)), torch.full((len(block),), zoom)
-        done.append(bent(block.float(), turns, zooms).round().to(torch.uint8))
-    return torch.cat(done)
+    """All turned and scaled alike."""
+
+    def undo(block: Tensor) -> Tensor:
+        return bent(block, torch.full((len(block),), math.radians(turn)), torch.full((len(block),), zoom))
+
+    return in_whole_pixels(images, undo)

@@ -104,10 +104,12 @@ def _explain(client: MlflowClient, target: ModelTarget) -> str:
         found = client.search_model_versions(f"name = '{target.name.replace(chr(39), '')}'", max_results=100)
     if not found:
         with registry_errors(str(target)):
-            names = [str(m.name) for m in cast("list[Any]", client.search_registered_models(max_results=20))]
+            models = client.search_registered_models(max_results=20)
+        names = [str(model.name) for model in cast("list[Any]", models)]
+        others = " and others" if models.token else ""
         return (
             f"{target}: there is no model version {where} under the name {target.name!r}; it has: "
-            f"{', '.join(names) or 'no models at all'}. Is --tracking-uri (MLFLOW_TRACKING_URI) right?"
+            f"{', '.join(names) or 'no models at all'}{others}. Is --tracking-uri (MLFLOW_TRACKING_URI) right?"
         )
     versions = sorted((int(version.version) for version in found), reverse=True)
     listed = ", ".join(str(version) for version in versions[:10])

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fieldrepair_plugin.field_look import FieldLook
-from fieldrepair_plugin.field_pose import FieldPose, bent
+from fieldrepair_plugin.field_pose import FieldPose, bent, in_whole_pixels
 from fieldrepair_plugin.randomness import generator_for
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import RepairableModel, blocks
+from fieldrepair_plugin.repairable import RepairableModel
 from fieldrepair_service.inputs import ImageInput
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ _STRENGTHS = (1.0, 0.7, 0.5, 0.3)
 """Of turning, scaling and shearing, the strongest first; the last is taken where none is harmless."""
 _TRIED = 2000
 """Reference images that variations are tried on."""
-_AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ class Views:
 
         def bent_by(strength: float) -> Tensor:
             generator = generator_for(settings.seed, "bend")  # the same draws for all strengths
-            varied = [_bent(block.float(), generator, strength=strength) for block in blocks(some, _AT_A_TIME)]
-            return torch.cat([block.round().clamp(0, 255).to(torch.uint8) for block in varied])
+            return in_whole_pixels(some, lambda images: _bent(images, generator, strength=strength))
 
         least = (1 - _HARMLESS) * right(bent_by(0.0))  # moved only
         strength = next((each for each in _STRENGTHS if right(bent_by(each)) >= least), _STRENGTHS[-1])
