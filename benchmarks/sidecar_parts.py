@@ -233,9 +233,9 @@ class Bench:
         server = self._keep(Child([*command, "--env-manager", "local"], port, self._folder / "mlflow.log"))
         return server.url
 
-    def mlflow_sidecar(self, mlflow: str) -> str:
-        """A sidecar in front of that."""
-        return self._logging(SidecarChild(self._folder / "mlflow-sidecar", mlflow)).url
+    def mlflow_sidecar(self, name: str, mlflow: str, *options: str) -> str:
+        """A sidecar in front of that, with its options and a folder of its own."""
+        return self._logging(SidecarChild(self._folder / name, mlflow, *options)).url
 
     def wrk(self, url: str, connections: int, seconds: float) -> Load:
         """Ask for so long, and then let sidecars finish what they have to do, so that the next one has the machine."""

@@ -76,7 +76,12 @@ class _Sidecar:
         self._control_tls = server_context("control", settings.control_tls_cert, settings.control_tls_key)
         self._last_upstream = LastUpstream(settings.state_dir)
         self._upstreams = Upstreams(
-            UpstreamLimits(settings.connect_timeout, settings.total_timeout, settings.upstream_idle_seconds),
+            UpstreamLimits(
+                settings.connect_timeout,
+                settings.total_timeout,
+                settings.upstream_idle_seconds,
+                settings.busy_poll_ms / 1000,
+            ),
             tls=client_context(settings.upstream_ca_file),
             on_switch=self._last_upstream.keep if settings.upstream is None else None,
         )

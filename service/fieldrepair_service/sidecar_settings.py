@@ -69,6 +69,12 @@ class SidecarSettings(LoggingSettings):
     """How long an idle connection to the upstream is kept. Must be shorter than the upstream keeps it (uvicorn, and so
     MLflow: 5 s), or requests are sent into connections that are just being closed."""
 
+    busy_poll_ms: float = Field(default=0.0, ge=0, le=1000)
+    """Milliseconds for which the sidecar stays awake after it has sent a request on, to pass the answer on sooner; 0: it
+    sleeps until the answer comes. Worth it for models that answer within a few milliseconds, where a core can be spared:
+    it takes processor time for as long as requests wait for answers, and slows the sidecar down if its processor time
+    is limited to less than a core."""
+
     mlflow_webhook_secret: SecretStr | None = Field(default=None, min_length=16)
     """Secret that MLflow signs its webhooks with. With one, POST /mlflow/webhook on the control port takes its alias
     events, and whoever follows an alias looks at once. Default: no webhook is taken, the registry is polled."""

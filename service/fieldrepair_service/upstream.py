@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from fieldrepair_service.busy_polling import BusyPolling
 from fieldrepair_service.canary import Canary, CanaryView
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.upstream_connection import UpstreamConnection
@@ -27,11 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UpstreamLimits:
-    """Times, in seconds, that an upstream is given, and how many idle connections to it are kept."""
+    """Times, in seconds, that an upstream is given or waited for awake; how many idle connections to it are kept."""
 
     connect_timeout: float = 5.0
     total_timeout: float = 60.0
     idle_seconds: float = 4.0
+    busy_poll_seconds: float = 0.0
     idle_connections: int = 256
 
 
@@ -159,6 +161,8 @@ class Upstreams:
         self._draining: list[Upstream] = []
         self.active: Upstream | None = None
         self.canary: Canary | None = None
+        self.polling = BusyPolling(limits.busy_poll_seconds) if limits.busy_poll_seconds else None
+        """Keeps the event loop awake while requests wait; None if it sleeps until something comes."""
 
     @property
     def draining(self) -> list[Upstream]:
@@ -171,7 +175,7 @@ class Upstreams:
         if self.canary is not None and self.canary.takes(head):
             upstream = self.canary.upstream
         if upstream is not None:
-            upstream.in_flight += 1
+            self._enter(upstream)
         return upstream
 
     def acquire_at_hand(self) -> tuple[Upstream, UpstreamConnection] | None:
@@ -182,8 +186,13 @@ class Upstreams:
         upstream = self.active
         if upstream is None or self.canary is not None or (connection := upstream.take()) is None:
             return None
-        upstream.in_flight += 1
+        self._enter(upstream)
         return upstream, connection
+
+    def _enter(self, upstream: Upstream) -> None:
+        upstream.in_flight += 1
+        if self.polling is not None:
+            self.polling.request_sent()
 
     def release(self, upstream: Upstream, status: int, asked_at: float) -> None:
         """One request is over. The last one out of a draining upstream closes its connections.
@@ -194,6 +203,8 @@ class Upstreams:
             asked_at: when the model server was asked, by ``perf_counter``.
         """
         upstream.in_flight -= 1
+        if self.polling is not None:
+            self.polling.request_over()
         if self.canary is not None:
             self.canary.count(upstream, status, perf_counter() - asked_at)
         if upstream.in_flight == 0 and upstream is not self.active:

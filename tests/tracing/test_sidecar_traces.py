@@ -94,7 +94,7 @@ def test_requests_become_spans_of_their_clients_traces(
     assert ask(running, path="/other", traceparent=traceparent(), x_fail="1").status_code == 503
     # A span ends when its answer has been written, by which time the client may have read it. Whoever has the answer
     # to a further request knows that all spans before it have ended.
-    assert ask(running, traceparent=traceparent("00")).status_code == 200
+    assert ask(running, path="/other", traceparent=traceparent("00")).status_code == 200
     after = time.time_ns()
     assert running.stop() == 0
 
@@ -126,6 +126,7 @@ def test_requests_become_spans_of_their_clients_traces(
         f"00-{begun.trace_id}-{begun.span_id}-01",
         traceparent("00"),
         f"00-{TRACE}-{failed.span_id}-01",
+        traceparent("00"),
     ]
     # The field log knows the traces, and so do the spans of shipping.
     logged = FieldLog.open(tmp_path / "field_log").read_after({}, limit=10).table.column("trace_id").to_pylist()

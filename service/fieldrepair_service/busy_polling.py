@@ -1,0 +1,51 @@
+"""Staying awake while a request waits for its answer.
+
+An event loop that waits gives its processor back, and takes it again when something comes. Where processors are
+virtual, that takes a good part of what the sidecar adds to a quick model's answer. Busy polling, as HAProxy offers it
+too, spends processor time to save that: the loop asks for what has come again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import perf_counter
+
+
+class BusyPolling:
+    """Keeps the traffic event loop awake while the model server works, for a bounded time. It belongs to that loop."""
+
+    def __init__(self, seconds: float) -> None:
+        """Nothing is kept awake yet.
+
+        Args:
+            seconds: for how long after the last request was sent on; a slow model server is then waited for asleep.
+        """
+        self._seconds = seconds
+        self._awaited = 0  # requests without an answer
+        self._until = 0.0
+        self.awake = False
+        """Whether the loop looks again and again now."""
+
+    def request_sent(self) -> None:
+        """A request is on its way to a model server."""
+        self._awaited += 1
+        self._until = perf_counter() + self._seconds
+        if not self.awake:
+            self.awake = True
+            self._stay()
+
+    def request_over(self) -> None:
+        """It has its answer, or will get none."""
+        self._awaited -= 1
+
+    def _turn(self) -> None:
+        if self._awaited and perf_counter() < self._until:
+            os.sched_yield()  # whoever has something to do on this processor, the model server say, comes first
+            self._stay()
+        else:
+            self.awake = False
+
+    def _stay(self) -> None:
+        """Have another turn: a loop with something to call does not wait for what comes, it only looks."""
+        asyncio.get_running_loop().call_soon(self._turn)

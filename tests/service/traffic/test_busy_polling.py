@@ -1,0 +1,121 @@
+"""A sidecar that stays awake while the model server works: the same answers, and awake no longer than it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from threading import Event
+
+import pytest
+
+from fieldrepair_service.busy_polling import BusyPolling
+from fieldrepair_service.upstream import UpstreamLimits
+from tests.service.traffic.conftest import ASKED, SCORES, RawUpstream, Seen, StartTraffic, Traffic, answer, eventually
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_awake_from_the_first_request_to_the_last_answer() -> None:
+    async def story() -> list[bool]:
+        polling = BusyPolling(seconds=3600)
+        awake = [polling.awake]
+        steps = [polling.request_sent, polling.request_sent, polling.request_over, polling.request_over]
+        for step in steps:
+            step()
+            await turns(5)
+            awake.append(polling.awake)
+        polling.request_sent()  # and again for the next one
+        return [*awake, polling.awake]
+
+    assert asyncio.run(story()) == [False, True, True, True, False, True]
+
+
+def test_asleep_when_the_answer_takes_longer_than_that() -> None:
+    async def story() -> bool:
+        polling = BusyPolling(seconds=0.01)
+        polling.request_sent()
+        await turns(5)
+        while polling.awake:  # without an end, the test's timeout would say so
+            await asyncio.sleep(0.001)
+        polling.request_sent()  # another request: awake for its sake
+        return polling.awake
+
+    assert asyncio.run(story())
+
+
+@pytest.fixture
+def awake(start_traffic: StartTraffic, upstream: RawUpstream) -> Traffic:
+    return start_traffic(upstream.url, limits=UpstreamLimits(busy_poll_seconds=3600, total_timeout=0.5))
+
+
+def is_awake(traffic: Traffic) -> bool:
+    polling = traffic.upstreams.polling
+    return polling is not None and polling.awake
+
+
+def test_awake_until_the_model_server_has_answered(awake: Traffic, upstream: RawUpstream) -> None:
+    seen: list[bool] = []
+
+    def script(_: Seen) -> bytes:
+        seen.append(is_awake(awake))
+        return answer(SCORES, b"200 OK", b"content-type: application/json")
+
+    upstream.script = script
+    for _ in range(20):  # the later ones by the shorter way, of heads that came before
+        assert awake.ask()[2] == SCORES
+    with socket.create_connection(("127.0.0.1", awake.port)) as client:
+        request = b"POST /invocations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        for _ in range(20):
+            client.sendall(request % len(ASKED) + ASKED)
+            assert client.recv(65536).endswith(SCORES)
+    assert seen == [True] * 40
+    eventually(lambda: not is_awake(awake))
+    assert len(awake.spooled(40)) == 40
+
+
+ENDS: dict[str, Callable[[Seen], bytes | None]] = {
+    "the model server breaks off": lambda _: None,
+    "an error of the model server": lambda _: answer(b"", b"500 Internal Server Error"),
+    "half an answer": lambda seen: seen.connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab"),
+    "no HTTP": lambda _: b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_asleep_however_a_request_ends(awake: Traffic, upstream: RawUpstream, end: str) -> None:
+    upstream.script = ENDS[end]
+    awake.talk(b"POST /invocations HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+    eventually(lambda: not is_awake(awake))
+    assert upstream.seen
+
+
+def test_asleep_when_the_model_server_takes_too_long(awake: Traffic, upstream: RawUpstream) -> None:
+    answered = Event()
+    upstream.script = lambda _: answer(SCORES) if answered.wait(30) else None
+    assert awake.ask()[0] == 504
+    eventually(lambda: not is_awake(awake))
+    answered.set()
+
+
+def test_asleep_when_the_client_is_gone(awake: Traffic, upstream: RawUpstream) -> None:
+    answered = Event()
+    upstream.script = lambda _: answer(SCORES) if answered.wait(30) else None
+    with socket.create_connection(("127.0.0.1", awake.port)) as client:
+        client.sendall(b"POST /invocations HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+        eventually(lambda: bool(upstream.seen))
+    eventually(lambda: not is_awake(awake))
+    answered.set()
+
+
+def test_asleep_when_there_is_no_model_server(awake: Traffic, upstream: RawUpstream) -> None:
+    upstream.close()
+    assert awake.ask()[0] == 502
+    eventually(lambda: not is_awake(awake))
+
+
+def test_by_default_it_sleeps(start_traffic: StartTraffic, upstream: RawUpstream) -> None:
+    assert start_traffic(upstream.url).upstreams.polling is None
