@@ -70,10 +70,10 @@ class SidecarSettings(LoggingSettings):
     MLflow: 5 s), or requests are sent into connections that are just being closed."""
 
     busy_poll_ms: float = Field(default=0.0, ge=0, le=1000)
-    """Milliseconds for which the sidecar stays awake after it has sent a request on, to pass the answer on sooner; 0: it
-    sleeps until the answer comes. Worth it for models that answer within a few milliseconds, where a core can be spared:
-    it takes processor time for as long as requests wait for answers, and slows the sidecar down if its processor time
-    is limited to less than a core."""
+    """Milliseconds for which the sidecar stays awake after it has sent a request on, to pass the answer on sooner; 0:
+    it sleeps until the answer comes. Worth it for models that answer within a few milliseconds, where a core can be
+    spared: it takes processor time for as long as requests wait for answers, and slows the sidecar down if its
+    processor time is limited to less than a core."""
 
     mlflow_webhook_secret: SecretStr | None = Field(default=None, min_length=16)
     """Secret that MLflow signs its webhooks with. With one, POST /mlflow/webhook on the control port takes its alias

@@ -68,7 +68,9 @@ def test_awake_until_the_model_server_has_answered(awake: Traffic, upstream: Raw
     for _ in range(20):  # the later ones by the shorter way, of heads that came before
         assert awake.ask()[2] == SCORES
     with socket.create_connection(("127.0.0.1", awake.port)) as client:
-        request = b"POST /invocations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        request = (
+            b"POST /invocations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        )
         for _ in range(20):
             client.sendall(request % len(ASKED) + ASKED)
             assert client.recv(65536).endswith(SCORES)
