@@ -24,8 +24,8 @@ import numpy as np
 
 from fieldrepair_plugin.exemplars import BudgetedOracle, Oracle, Selection, check_budget, choose_exemplars, propagate
 from fieldrepair_plugin.known_labels import settle
+from fieldrepair_plugin.pool_copies import PoolCopies
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
-from fieldrepair_plugin.randomness import generator_for
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.regions import find_regions
 from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet
@@ -84,9 +84,7 @@ def select_exemplars(
     training = model.pixels(reference.x, "training data")
 
     # 1. Unsmoothness: the normalised entropy of the mean prediction over an input and its K augmented copies.
-    unsmooth = unsmoothness(
-        model, field, settings, generator_for(settings.seed, "unsmoothness"), _counting(tell, "unsmoothness")
-    )
+    unsmooth = unsmoothness(model, PoolCopies(model, field, settings), _counting(tell, "unsmoothness"))
 
     # 2. The threshold tau: mean unsmoothness of the inputs of most average density, seen from the training data.
     field_logits, embeddings = model.logits_and_embeddings(field, settings.inference_batch_size)

@@ -16,6 +16,7 @@ from fieldrepair_plugin.checkpoint import Checkpoint, fingerprint_of
 from fieldrepair_plugin.errors import TrainingError
 from fieldrepair_plugin.exemplars import NONE_OF_THESE, Selection, outside_classes
 from fieldrepair_plugin.passes import Heard, Passes, RepairData
+from fieldrepair_plugin.pool_copies import MOST_KEPT, PoolCopies
 from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.progress import Progress, ProgressEvent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
@@ -115,6 +116,7 @@ def fine_tune(
         raise TrainingError("the model has nothing to train: no parameter requires a gradient")
     model = model.working_copy()
     data = RepairData.gather(model, reference, pool, *labelled)
+    copies = PoolCopies(model, data.field, settings, most_kept=MOST_KEPT)
     state = _State(model.module, settings, torch.from_numpy(selection.unsmoothness))
     answered_outside, outside = outside_classes(selection, labels)
     precision = Precision.of(model, settings.bfloat16)
@@ -126,7 +128,7 @@ def fine_tune(
 
     for epoch in range(len(state.records) + 1, settings.epochs + 1):
         record = _one_epoch(
-            model, data, state, selection.tau, torch.from_numpy(outside), settings, precision, epoch, tell
+            model, data, copies, state, selection.tau, torch.from_numpy(outside), settings, precision, epoch, tell
         )
         state.finish(record)
         if checkpoint is not None:
@@ -201,6 +203,7 @@ class _State:
 def _one_epoch(
     model: RepairableModel,
     data: RepairData,
+    copies: PoolCopies,
     state: _State,
     tau: float,
     outside: Tensor,
@@ -231,8 +234,7 @@ def _one_epoch(
             selected = 0
         model.module.eval()
         # The copies are those of step 1 in every epoch, so that totals differ by the model only.
-        again = generator_for(settings.seed, "unsmoothness")
-        after = unsmoothness(model, data.field, settings, again, within("unsmoothness"), precision)
+        after = unsmoothness(model, copies, within("unsmoothness"), precision)
         state.unsmooth = torch.from_numpy(after)
     for name, value in (("loss", supervised + consistency), ("unsmoothness", float(after.sum()))):
         if not math.isfinite(value):

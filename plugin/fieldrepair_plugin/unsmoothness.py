@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fieldrepair_plugin.pool_copies import PoolCopies
 from fieldrepair_plugin.precision import Precision
-from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import RepairableModel, blocks, inference
+from fieldrepair_plugin.repairable import RepairableModel, inference
 
 FloatVector = npt.NDArray[np.float64]
 
@@ -55,20 +55,15 @@ def with_original(pixels: Tensor, copies: Tensor) -> Tensor:
 
 def unsmoothness(
     model: RepairableModel,
-    pixels: Tensor,
-    settings: HybridSettings,
-    generator: torch.Generator,
+    pool: PoolCopies,
     heard: Callable[[int, int], None] | None = None,
     precision: Precision | None = None,
 ) -> FloatVector:
-    """Normalised entropy of the mean prediction over each image and its augmented copies, in eval mode.
+    """Normalised entropy of the mean prediction over each input and its varied copies, in eval mode.
 
     Args:
         model: the model to measure.
-        pixels: ``(n, *form.shape)`` on the CPU.
-        settings: how many copies, how strong.
-        generator: two models measured with generators of one seed see the same copies, so that their difference is
-            theirs and not the augmentation's.
+        pool: the inputs and their copies.
         heard: called after each batch with inputs done and their total.
         precision: what is computed in; the model's own by default.
 
@@ -76,17 +71,14 @@ def unsmoothness(
         ``(n,)`` in 0..1; 0 is a sure answer that no copy changes.
     """
     values: list[Tensor] = []
-    device = model.device
-    # A multiple of chain_share, so that the batch size changes the blocks of shared chains as little as possible.
-    images = max(1, settings.inference_batch_size // (settings.copies + 1) // settings.chain_share)
-    precision = precision or Precision(device.type, bfloat16=False)
+    done = 0
+    precision = precision or Precision(model.device.type, bfloat16=False)
     with inference(model.module):
-        for block in blocks(pixels, images * settings.chain_share):
-            here = block.to(device)
-            copies = model.form.copies(here, settings, generator)
+        for inputs, copies in pool:
             with precision.autocast():
-                mean = mean_prediction(model, with_original(here, copies))
+                mean = mean_prediction(model, with_original(inputs, copies))
             values.append(normalised_entropy(mean.double()).cpu())
+            done += len(inputs)
             if heard is not None:
-                heard(sum(len(part) for part in values), len(pixels))
+                heard(done, len(pool))
     return cast(FloatVector, torch.cat(values).numpy())

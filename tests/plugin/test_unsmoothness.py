@@ -9,6 +9,7 @@ import torch
 from scipy.stats import entropy
 from torch import Tensor, nn
 
+from fieldrepair_plugin.pool_copies import PoolCopies
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import RepairableModel
 from fieldrepair_plugin.unsmoothness import mean_prediction, normalised_entropy, unsmoothness, with_original
@@ -40,7 +41,7 @@ def pixels(count: int) -> Tensor:
 
 def measured(of: RepairableModel, count: int, settings: HybridSettings | None = None) -> Array:
     chosen = settings or HybridSettings(copies=3)
-    return unsmoothness(of, pixels(count), chosen, torch.Generator().manual_seed(0))
+    return unsmoothness(of, PoolCopies(of, pixels(count), chosen))
 
 
 def test_entropy_equals_scipys() -> None:
@@ -97,11 +98,36 @@ def test_the_module_keeps_its_mode() -> None:
 def test_progress_reaches_the_total() -> None:
     heard: list[tuple[int, int]] = []
     settings = HybridSettings(copies=3, inference_batch_size=32)
-    unsmoothness(
-        model(1.0),
-        pixels(20),
-        settings,
-        torch.Generator().manual_seed(0),
-        lambda done, total: heard.append((done, total)),
-    )
+    one = model(1.0)
+    unsmoothness(one, PoolCopies(one, pixels(20), settings), lambda done, total: heard.append((done, total)))
     assert heard == [(8, 20), (16, 20), (20, 20)]
+
+
+@pytest.mark.parametrize("most_kept", [0, 20 * 64 * 3, 20 * 64 * 3 - 1], ids=["none", "all", "too many"])
+def test_copies_are_the_same_each_time_whether_kept_or_made_anew(
+    most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    of = model(1.0)
+    copies_of = of.form.copies
+
+    def counted(inputs: Tensor, settings: HybridSettings, generator: torch.Generator) -> Tensor:
+        made.append(len(inputs))
+        return copies_of(inputs, settings, generator)
+
+    monkeypatch.setattr(of.form, "copies", counted)
+    pool = PoolCopies(of, pixels(20), HybridSettings(copies=3, inference_batch_size=32), most_kept=most_kept)
+    first, again = list(pool), list(pool)
+    assert [len(inputs) for inputs, _ in first] == [8, 8, 4]
+    for (inputs, copies), (same, same_copies) in zip(first, again, strict=True):
+        assert torch.equal(inputs, same)
+        assert torch.equal(copies, same_copies)
+    assert sum(made) == (20 if most_kept == 20 * 64 * 3 else 40)
+
+
+def test_a_measurement_that_was_broken_off_leaves_nothing_half_kept() -> None:
+    of = model(1.0)
+    settings = HybridSettings(copies=3, inference_batch_size=32)
+    pool = PoolCopies(of, pixels(20), settings, most_kept=1 << 20)
+    next(iter(pool))
+    assert np.array_equal(unsmoothness(of, pool), unsmoothness(of, PoolCopies(of, pixels(20), settings)))

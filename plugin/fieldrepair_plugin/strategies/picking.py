@@ -17,8 +17,9 @@ from torch import Tensor
 from fieldrepair_plugin.default_recipe import train_default
 from fieldrepair_plugin.exemplars import FloatVector, Selection, check_budget, propagate
 from fieldrepair_plugin.keeping import keep_reference
+from fieldrepair_plugin.pool_copies import PoolCopies
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
-from fieldrepair_plugin.randomness import derive_seed, generator_for
+from fieldrepair_plugin.randomness import derive_seed
 from fieldrepair_plugin.recipe import HybridSettings
 from fieldrepair_plugin.repairable import FloatArray, IntArray, RepairableModel, Served, TrainingSet
 from fieldrepair_plugin.strategies.base import Labels, check_selection, known_indices
@@ -75,13 +76,8 @@ class PoolView:
     @cached_property
     def unsmoothness(self) -> FloatVector:
         """``(n,)`` of the whole pool."""
-        return unsmoothness(
-            self.model,
-            self.inputs,
-            self.settings,
-            generator_for(self.settings.seed, "unsmoothness"),
-            self._counting("unsmoothness"),
-        )
+        copies = PoolCopies(self.model, self.inputs, self.settings)
+        return unsmoothness(self.model, copies, self._counting("unsmoothness"))
 
     def _finite(self, inputs: Tensor, name: str) -> tuple[FloatArray, FloatArray]:
         logits, embeddings = self.model.logits_and_embeddings(
