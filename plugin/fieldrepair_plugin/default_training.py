@@ -75,8 +75,8 @@ class DefaultTraining:
         self.unlabelled = torch.nonzero(unlabelled).flatten() + data.first
         batch = own.unlabelled_batch if normed else own.unlabelled_batch_without_batch_norm
         self.unlabelled_batch = max(2, batch) if batch and len(self.unlabelled) > 0 else 0
-        passes = math.ceil(len(self.unlabelled) / max(1, self.unlabelled_batch))
-        self.steps = min(max(passes, own.steps_least), own.steps_most)
+        steps = math.ceil(own.epoch_passes * len(self.unlabelled) / max(1, self.unlabelled_batch))
+        self.steps = min(max(steps, own.steps_least), own.steps_most)
         self.champion = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
         self.teacher = Teacher(model, model.module, own.average, own.teacher_weight, self.shares)
         self.precision = Precision.of(model, own.bfloat16)
@@ -92,7 +92,7 @@ class DefaultTraining:
         self.right_before: Tensor | None = None
 
     def epoch(self, epoch: int, tell: Progress) -> EpochRecord:
-        """Steps 5 and 6: one pass over the unlabelled inputs, with as much of the rest beside it."""
+        """Steps 5 and 6: go over the unlabelled inputs, with as much of the rest beside it."""
         started, own, steps, generator = (
             time.monotonic(),
             self.own,
