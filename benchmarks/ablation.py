@@ -73,7 +73,6 @@ def variants() -> dict[str, DefaultSettings]:
         "statistics by setting": replace(own, labels_choose_statistics=False),
         "shared statistics": keeping(shared=True),
         "statistics apart": keeping(shared=False),
-        "float32": replace(own, bfloat16=False),
     }
 
 

@@ -8,14 +8,16 @@ Given a model M, its training data, a pool U of field inputs and a budget of B l
                unless others are clearly better                                                -> statistics_choice.py
 4. the field   what it did to light and noise, how it is turned, how often its classes come: half of the replayed
                training inputs are shown as it would show them     -> field_look.py, field_pose.py, class_shares.py
+               (3 and 4 together: field_findings.py)
 5. train       each step on replayed training inputs, labelled field inputs, and unlabelled ones, these in strong
-               views, towards what a teacher says of a weak view                                 -> views.py
+               views, towards what a teacher says of a weak view              -> default_training.py, views.py
 6. teacher     the average of the weights over time, halfway back to M's                         -> teacher.py
 7. keep        the average, on the way back to M's weights; the batch norms measured on the worlds that are to be
-               kept. How far, and which: what the user chose by ``keep_reference``               -> default_settings.py
+               kept. How far, and which: what the user chose by ``keep_reference``                    -> kept_worlds.py
 
 Steps 1 and 2 (:func:`select_default`) and 3-7 (:func:`train_default`) are two calls: people answer hours later.
-Models without batch norm are repaired alike, without what concerns batch norm. docs/benchmarks.md has the ablation.
+Models without batch norm are repaired alike, without what concerns batch norm. Every number is in default_settings.py,
+and docs/benchmarks.md has the ablation.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from fieldrepair_plugin.default_settings import DefaultSettings
 from fieldrepair_plugin.default_training import DefaultTraining
 from fieldrepair_plugin.errors import TrainingError
 from fieldrepair_plugin.exemplars import NONE_OF_THESE, Selection, check_budget, outside_classes, propagate
+from fieldrepair_plugin.field_findings import FieldFindings
+from fieldrepair_plugin.kept_worlds import keep_worlds
 from fieldrepair_plugin.passes import RepairData
 from fieldrepair_plugin.progress import Progress, ProgressEvent, silent
 from fieldrepair_plugin.randomness import derive_seed, generator_for
@@ -147,7 +151,9 @@ def train_default(
     data = RepairData.gather(model, reference, pool, *propagate(selection, labels))
     answered_outside, outside = outside_classes(selection, labels)
     answered = sorted(index for index, label in labels.items() if label != NONE_OF_THESE)
-    training = DefaultTraining(model, data, torch.tensor(answered), torch.from_numpy(outside), settings, own)
+    old = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+    findings = FieldFindings.of(model, data, torch.tensor(answered), settings, own)
+    training = DefaultTraining(model, data, torch.from_numpy(outside), findings, settings, own)
     identity = (settings, own, training.precision.bfloat16)
     fingerprint = fingerprint_of(identity, labels, selection, data.images, data.classes, model.module.state_dict())
     if checkpoint is not None and (saved := Checkpoint.load(checkpoint, fingerprint)) is not None:
@@ -159,7 +165,7 @@ def train_default(
             training.snapshot(fingerprint).save(checkpoint)
         metrics = {name: float(value) for name, value in vars(record).items()}
         tell(ProgressEvent("training", epoch, settings.epochs, metrics))
-    training.finish()
+    keep_worlds(model, data, old, training.teacher.weights, findings, settings, own)
     known = sum(int(index) in labels for index in selection.known)
     classed = sum(label != NONE_OF_THESE for label in labels.values())
     return RepairResult(

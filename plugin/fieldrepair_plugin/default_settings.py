@@ -83,8 +83,6 @@ class DefaultSettings:
     """Where labels of unchanged class shares would differ from the reference's so much with a smaller chance, the
     teacher's answers are aligned with the labels' shares, and with ``off`` replayed inputs count as if they came in
     these; 0 never does so."""
-    bfloat16: bool | None = None
-    """Train in bfloat16 where precision allows (autocast). Default: where the processor does, and the model can."""
 
     # Statistics: what the labels decide.
     labels_choose_statistics: bool = True

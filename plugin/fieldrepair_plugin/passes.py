@@ -52,6 +52,11 @@ class RepairData:
         return cls(images, known, first)
 
     @property
+    def training(self) -> Tensor:
+        """The training inputs."""
+        return self.images[: self.first]
+
+    @property
     def field(self) -> Tensor:
         """The pool's inputs."""
         return self.images[self.first :]
@@ -75,7 +80,7 @@ class Passes:
 
     def answered_right(self, heard: Heard) -> Tensor:
         """Numbers of the training inputs the model gets right now: replaying these keeps what it knows."""
-        training, classes = self.data.images[: self.data.first], self.data.classes[: self.data.first]
+        training, classes = self.data.training, self.data.classes[: self.data.first]
         logits, _ = self.model.logits_and_embeddings(training, self.settings.inference_batch_size, heard)
         return torch.nonzero(torch.from_numpy(logits).argmax(dim=1) == classes).flatten()
 
