@@ -22,6 +22,8 @@ from tests.image.engine import Build, Stage, added_bytes, in_tree, tree_command
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
+# To remove the trees of the full image takes minutes too, and counts to the last test.
+pytestmark = pytest.mark.timeout(1500 if os.environ.get("FIELDREPAIR_IMAGE_FULL") else 180)
 VOLUME_PATHS = ("/var/lib/fieldrepair", "/tmp")  # noqa: S108 - paths in a container
 
 SIDECAR_LIMIT = 460e6
@@ -134,7 +136,6 @@ def test_the_sidecar_image(build: Build) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("FIELDREPAIR_IMAGE_FULL"), reason="takes minutes: `make image-check` runs it")
-@pytest.mark.timeout(1500)
 def test_the_full_image(build: Build) -> None:
     image = build.target("full")
     sys.stdout.write(f"the image full adds {added_bytes(image) / 1e6:.0f} MB to its base\n")
