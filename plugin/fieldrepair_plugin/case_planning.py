@@ -7,8 +7,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from torch import nn
 
 from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
+from fieldrepair_plugin.batch_norm import norm_layers
 from fieldrepair_plugin.case_files import CaseFiles, Plan
 from fieldrepair_plugin.embedding_map import ATTACHMENT, embedding_map
 from fieldrepair_plugin.exemplars import Selection
@@ -16,7 +18,7 @@ from fieldrepair_plugin.field_pool import FieldPool, Key, count_inputs, gather, 
 from fieldrepair_plugin.ground_truth import known_labels
 from fieldrepair_plugin.progress import Progress
 from fieldrepair_plugin.randomness import derive_seed
-from fieldrepair_plugin.recipe import HybridSettings
+from fieldrepair_plugin.recipe import HybridSettings, Recipe
 from fieldrepair_plugin.reference_examples import attach_examples
 from fieldrepair_plugin.repair_run import prepare_run
 from fieldrepair_plugin.repairable import RepairableModel, TrainingSet, compute_device
@@ -28,11 +30,16 @@ from fieldrepair_service.field_log import FieldLog
 logger = logging.getLogger(__name__)
 
 
-def repair_settings(settings: WorkerSettings, seed: int) -> HybridSettings:
+def repair_settings(settings: WorkerSettings, seed: int, recipe: Recipe) -> HybridSettings:
     """The engine's settings as the worker's say."""
-    return HybridSettings(
-        recipe=settings.recipe, keep_reference=settings.keep_reference, seed=seed, epochs=settings.epochs
-    )
+    return HybridSettings(recipe=recipe, keep_reference=settings.keep_reference, seed=seed, epochs=settings.epochs)
+
+
+def recipe_for(settings: WorkerSettings, module: nn.Module) -> Recipe:
+    """The recipe to plan a repair by: the one that was set, or the one that suits the model."""
+    if settings.recipe != "auto":
+        return settings.recipe
+    return "default" if norm_layers(module) else "paper"
 
 
 def seed_of(case: Case, settings: WorkerSettings) -> int:
@@ -127,7 +134,7 @@ class Planner:
             training_set(handover),
             pool.x[adaptation],
             most,
-            repair_settings(self._settings, seed),
+            repair_settings(self._settings, seed, recipe_for(self._settings, model.module)),
             progress=progress,
         )
         files = CaseFiles.of(self._settings.cases_dir, case)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,7 @@ from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.field_pool import Key, read_inputs
 from fieldrepair_plugin.field_window import FieldLogWindow
 from fieldrepair_plugin.model_card import DESCRIPTION_LIMIT, CardFacts, model_card
+from fieldrepair_plugin.recipe import Recipe
 from fieldrepair_plugin.registration import Candidate, Labelled, find_registered, register_candidate, set_candidate
 from fieldrepair_plugin.repair_run import fetch_plan, repair_run
 from fieldrepair_plugin.repair_task import RepairTask, with_earlier
@@ -76,7 +77,7 @@ class Trainer:
             return self._book.transition(case.id, CaseState.REJECTED, why, actor="worker")
         task = self._load(case)
         # By the recipe that chose the questions, whatever the setting says now: people have answered these.
-        engine = replace(repair_settings(self._settings, task.plan.seed), recipe=task.selection.recipe)
+        engine = repair_settings(self._settings, task.plan.seed, cast(Recipe, task.selection.recipe))
         window = FieldLogWindow.of(
             self._log,
             self._settings.field_log_uri,

@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+Recipe = Literal["paper", "default"]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class HybridSettings:
@@ -19,7 +21,7 @@ class HybridSettings:
         pydantic.ValidationError: for a value out of range or an unknown name.
     """
 
-    recipe: Literal["paper", "default"] = "paper"
+    recipe: Recipe = "paper"
     """Which recipe ``hybridrepair`` follows: ``paper`` is the published one, ``default`` ours."""
     keep_reference: Literal["strict", "balanced", "off"] = "off"
     """How much of the old world the repaired model must keep."""

@@ -145,8 +145,9 @@ class WorkerSettings(RegistrySettings):
     repair_strategy: str = "hybridrepair"
     """Who chooses what to ask and trains: an installed strategy by name (docs/repair.md lists them). Those that need no
     labels ask for the acceptance sample only; full is for benchmarks."""
-    recipe: Literal["paper", "default"] = "paper"
-    """How HybridRepair chooses and trains: as the paper says, or by our own recipe (docs/repair.md compares them)."""
+    recipe: Literal["auto", "paper", "default"] = "auto"
+    """How a repair chooses and trains: as the paper says, or by our own recipe, called default. Auto takes ours for
+    models with batch norm and the paper's for others (docs/repair.md says why)."""
     keep_reference: Literal["strict", "balanced", "off"] = "strict"
     """How much of the old world a repair must keep: strict, balanced, or off (only the field matters)."""
     margin: float = Field(default=0.01, gt=0, lt=1)

@@ -58,8 +58,8 @@ class Registry:
     name: str = "quadrants"
 
 
-def log_versions(name: str, count: int, hidden: int = 16) -> None:
-    """Register ``count`` versions of a small network in the registry MLflow points to now."""
+def log_versions(name: str, count: int, hidden: int = 16, *, batch_norm: bool = False) -> None:
+    """Register ``count`` versions of a small network, with batch norm or without, in the registry of now."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -71,14 +71,15 @@ def log_versions(name: str, count: int, hidden: int = 16) -> None:
     val_x, val_y = quadrants(300, seed=2)
     for seed in range(count):
         torch.manual_seed(seed)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 4))
+        norm = nn.BatchNorm1d(hidden) if batch_norm else nn.Identity()
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), norm, nn.ReLU(), nn.Linear(hidden, 4))
         optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
         for _ in range(60):
             optimiser.zero_grad()
             F.cross_entropy(network(torch.from_numpy(train_x)), torch.from_numpy(train_y)).backward()
             optimiser.step()
         log_model(
-            network,
+            network.eval(),
             reference=Reference(train_x, train_y, val_x, val_y),
             class_names=CLASSES,
             registered_model_name=name,

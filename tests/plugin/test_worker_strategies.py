@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
+from fieldrepair_monitoring.handover import load_module
 from fieldrepair_plugin.exemplars import Selection
 from fieldrepair_plugin.settings import WorkerSettings
 from fieldrepair_plugin.worker import Worker
 from fieldrepair_service.case_book import CaseState, Purpose
+from tests.plugin.conftest import log_versions
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Field
@@ -54,3 +56,25 @@ def test_a_case_is_worked_by_the_strategy_that_chose_its_questions(
         path = MlflowClient().download_artifacts(case.run_id or "", "repair/search.json", str(tmp_path))
         search = json.loads(Path(path).read_text())
         assert (search["method"], search["spent"], len(search["trials"])) == ("random", 20, 20)
+
+
+@pytest.mark.parametrize(("batch_norm", "recipe"), [(True, "default"), (False, "paper")])
+def test_a_model_is_repaired_by_the_recipe_that_suits_it(
+    field: Field, worker_settings: WorkerSettings, batch_norm: bool, recipe: str
+) -> None:
+    log_versions(field.name, 1, batch_norm=batch_norm)
+    field.version = "2"
+    field.send(300)
+    case_id = field.open_case()
+    settings = worker_settings.model_copy(update={"epochs": 4, "label_fraction": 0.3})
+    worker = Worker(settings, field.book, field.log, worker_id="test", stop=threading.Event())
+    while worker.round():
+        pass
+    field.answer(case_id)
+    while worker.round():
+        pass
+    case = field.book.case(case_id)
+    assert case.state is CaseState.ACCEPTED, case.reason
+    run = MlflowClient().get_run(case.run_id or "")
+    assert run.data.params["recipe"] == recipe
+    assert load_module(field.name, str(case.candidate_version)).training is False
