@@ -47,16 +47,18 @@ class PoolCopies:
         settings = self._settings
         # A multiple of chain_share, so that the batch size changes the blocks of shared chains as little as possible.
         some = max(1, settings.inference_batch_size // (settings.copies + 1) // settings.chain_share)
-        batches = [batch.to(self._device) for batch in blocks(self._inputs, some * settings.chain_share)]
-        if self._kept and len(self._kept) == len(batches):
-            yield from zip(batches, self._kept, strict=True)
+        batches = blocks(self._inputs, some * settings.chain_share)
+        if self._kept:
+            for batch, copies in zip(batches, self._kept, strict=True):
+                yield batch.to(self._device), copies
             return
         made: list[Tensor] = []
         generator = generator_for(settings.seed, "unsmoothness")
         for batch in batches:
-            copies = self._form.copies(batch, settings, generator)
+            inputs = batch.to(self._device)
+            copies = self._form.copies(inputs, settings, generator)
             if self._kept is not None:
                 made.append(copies)
-            yield batch, copies
+            yield inputs, copies
         if self._kept is not None:
             self._kept = made
