@@ -151,7 +151,6 @@ def train_default(
     data = RepairData.gather(model, reference, pool, *propagate(selection, labels))
     answered_outside, outside = outside_classes(selection, labels)
     answered = sorted(index for index, label in labels.items() if label != NONE_OF_THESE)
-    old = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
     findings = FieldFindings.of(model, data, torch.tensor(answered), settings, own)
     training = DefaultTraining(model, data, torch.from_numpy(outside), findings, settings, own)
     identity = (settings, own, training.precision.bfloat16)
@@ -165,7 +164,7 @@ def train_default(
             training.snapshot(fingerprint).save(checkpoint)
         metrics = {name: float(value) for name, value in vars(record).items()}
         tell(ProgressEvent("training", epoch, settings.epochs, metrics))
-    keep_worlds(model, data, old, training.teacher.weights, findings, settings, own)
+    keep_worlds(model, data, training.teacher, findings, settings, own)
     known = sum(int(index) in labels for index in selection.known)
     classed = sum(label != NONE_OF_THESE for label in labels.values())
     return RepairResult(

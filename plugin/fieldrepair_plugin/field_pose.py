@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fieldrepair_plugin.batch_norm import measure_statistics
-from fieldrepair_plugin.repairable import RepairableModel, blocks
+from fieldrepair_plugin.repairable import RepairableModel, blocks, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class FieldPose:
             labelled: inputs of the field that people labelled, and their classes ``(m,)``.
             generator: which inputs the statistics of batch norms are measured on.
         """
-        before = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+        before = weights_of(model.module)
         some = field[torch.randperm(len(field), generator=generator)[: _BATCHES * 256]]
         inputs, classes = labelled
         said: list[Tensor] = []

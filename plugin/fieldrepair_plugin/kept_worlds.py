@@ -14,9 +14,9 @@ from fieldrepair_plugin.field_findings import FieldFindings, more_reference
 from fieldrepair_plugin.passes import RepairData
 from fieldrepair_plugin.randomness import generator_for
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import RepairableModel
+from fieldrepair_plugin.repairable import RepairableModel, weights_of
 from fieldrepair_plugin.statistics_choice import answered_right
-from fieldrepair_plugin.teacher import between
+from fieldrepair_plugin.teacher import Teacher, between
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,11 @@ _CHECKED = 4000
 _ONE_SIDED = 1.645
 """Standard errors of a one-sided 95 % bound."""
 
-Weights = dict[str, Tensor]
-
 
 def keep_worlds(
     model: RepairableModel,
     data: RepairData,
-    old: Weights,
-    trained: Weights,
+    teacher: Teacher,
     findings: FieldFindings,
     settings: HybridSettings,
     own: DefaultSettings,
@@ -42,20 +39,19 @@ def keep_worlds(
     Args:
         model: becomes the repaired one.
         data: to measure statistics on.
-        old: the weights before repair.
-        trained: what training ended with.
+        teacher: has the old weights, and the average that training ended with.
         findings: what the labels chose.
         settings: what the user wants kept, and the seed.
         own: how much may be lost before more of the reference is taken.
     """
     share = findings.keeping.reference_share
-    model.module.load_state_dict(between(old, trained, findings.keeping.weight))
+    model.module.load_state_dict(between(teacher.old, teacher.weights, findings.keeping.weight))
     model.module.zero_grad(set_to_none=True)
     generator = generator_for(settings.seed, "statistics")
     measure_statistics(model, data.field, data.training, share, 256, generator)
     if findings.choice is None or settings.keep_reference == "off":
         return
-    loss = _ReferenceLoss(model, data, old, settings.seed)
+    loss = _ReferenceLoss(model, data, teacher.old, settings.seed)
     for more in more_reference(share):
         lost = loss.bound()
         if lost <= own.reference_margin:
@@ -69,10 +65,10 @@ def keep_worlds(
 class _ReferenceLoss:
     """How much of the training inputs a model has lost since it had the old weights."""
 
-    def __init__(self, model: RepairableModel, data: RepairData, old: Weights, seed: int) -> None:
+    def __init__(self, model: RepairableModel, data: RepairData, old: dict[str, Tensor], seed: int) -> None:
         some = torch.randperm(data.first, generator=generator_for(seed, "reference"))[:_CHECKED]
         self._model, self._inputs, self._classes = model, data.images[some], data.classes[some]
-        now = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+        now = weights_of(model.module)
         model.module.load_state_dict(old)
         self._before = answered_right(model, self._inputs, self._classes).float()
         model.module.load_state_dict(now)

@@ -36,7 +36,8 @@ class PoolCopies:
         self._inputs = inputs
         self._settings = settings
         size = inputs.nelement() * inputs.element_size() * settings.copies
-        self._kept: list[Tensor] | None = [] if size <= most_kept else None
+        self._keeps = size <= most_kept
+        self._kept: list[Tensor] = []
 
     def __len__(self) -> int:
         """Inputs in all."""
@@ -57,8 +58,7 @@ class PoolCopies:
         for batch in batches:
             inputs = batch.to(self._device)
             copies = self._form.copies(inputs, settings, generator)
-            if self._kept is not None:
+            if self._keeps:
                 made.append(copies)
             yield inputs, copies
-        if self._kept is not None:
-            self._kept = made
+        self._kept = made

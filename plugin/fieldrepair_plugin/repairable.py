@@ -233,6 +233,11 @@ def inference(module: nn.Module) -> Generator[None]:
             part.training = training
 
 
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all that a module has learned and measured, its parameters and buffers, by name."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
 def compute_device(wanted: str | None) -> str:
     """The PyTorch device of that name; with none a GPU where PyTorch finds one, else ``cpu``."""
     return wanted or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fieldrepair_plugin.batch_norm import measure_statistics
-from fieldrepair_plugin.repairable import RepairableModel
+from fieldrepair_plugin.repairable import RepairableModel, weights_of
 
 _BATCHES = 8
 """Of 256 inputs, that statistics are measured on to be tried."""
@@ -48,7 +48,7 @@ class StatisticsChoice:
             shares: shares of reference inputs to try, each 0..1.
             seed: which inputs are measured on.
         """
-        before = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+        before = weights_of(model.module)
         inputs, classes = labelled
         right: dict[float, Tensor] = {}
         for share in sorted(set(shares)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fieldrepair_plugin.batch_norm import batch_statistics
-from fieldrepair_plugin.repairable import RepairableModel
+from fieldrepair_plugin.repairable import RepairableModel, weights_of
 
 _MOMENTUM = 0.98
 """Of running means of the teacher's answers."""
@@ -37,9 +37,10 @@ class Teacher:
         shares: Tensor | None = None,
     ) -> None:
         self._average, self._weight, self._shares = average, weight, shares
-        self._champion = {name: value.detach().clone() for name, value in champion.state_dict().items()}
+        self.old = weights_of(champion)
+        """The weights before the repair."""
         self._speaker = replace(model, module=copy.deepcopy(model.module))
-        self.weights = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+        self.weights = weights_of(model.module)
         self.confidence = torch.tensor([1.0 / 2, 1.0], dtype=torch.float64)
         """Running mean and variance of the largest probability."""
         self.said = torch.empty(0) if shares is None else shares.clone()
@@ -63,7 +64,7 @@ class Teacher:
             views: ``(n, *form.shape)``.
             beside: inputs of the reference that share the statistics, for a field that is read better so.
         """
-        self._speaker.module.load_state_dict(between(self._champion, self.weights, self._weight))
+        self._speaker.module.load_state_dict(between(self.old, self.weights, self._weight))
         with batch_statistics(self._speaker.module):
             inputs = views if beside is None else torch.cat([views, beside])
             answers = self._speaker.logits(inputs)[: len(views)].softmax(dim=1)

@@ -21,7 +21,7 @@ from fieldrepair_plugin.precision import Precision
 from fieldrepair_plugin.progress import Progress, ProgressEvent
 from fieldrepair_plugin.randomness import derive_seed, generator_for, own_global_state
 from fieldrepair_plugin.recipe import HybridSettings
-from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet
+from fieldrepair_plugin.repairable import IntArray, RepairableModel, Served, TrainingSet, weights_of
 from fieldrepair_plugin.unsmoothness import unsmoothness
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class _State:
         )
         if smoothest or self.settings.kept == "last":
             self.kept_epoch = record.epoch
-            self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+            self.best = weights_of(self.module)
 
     def snapshot(self, fingerprint: str) -> Checkpoint:
         return Checkpoint(

@@ -22,8 +22,6 @@ from tests.image.engine import Build, Stage, added_bytes, in_tree, tree_command
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
-# To remove the trees of the full image takes minutes too, and counts to the last test.
-pytestmark = pytest.mark.timeout(1500 if os.environ.get("FIELDREPAIR_IMAGE_FULL") else 180)
 VOLUME_PATHS = ("/var/lib/fieldrepair", "/tmp")  # noqa: S108 - paths in a container
 
 SIDECAR_LIMIT = 460e6
@@ -135,19 +133,6 @@ def test_the_sidecar_image(build: Build) -> None:
     assert "is not installed; install the extra that brings it" in output
 
 
-@pytest.mark.skipif(not os.environ.get("FIELDREPAIR_IMAGE_FULL"), reason="takes minutes: `make image-check` runs it")
-def test_the_full_image(build: Build) -> None:
-    image = build.target("full")
-    sys.stdout.write(f"the image full adds {added_bytes(image) / 1e6:.0f} MB to its base\n")
-    with running(image, "--help") as process:
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert "not available" not in output
-    with running(image, "monitor", "--once", MLFLOW_TRACKING_URI="sqlite:////tmp/mlflow.db") as process:
-        output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-
-
 @contextmanager
 def model_server() -> Generator[str]:
     """A server that answers every request with one prediction."""
@@ -206,3 +191,18 @@ def test_the_context_has_what_is_copied_and_no_more() -> None:
     copies = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
     copied = {word for line in copies for word in line.split()[:-1]}
     assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied
+
+
+# The last one: to take the trees away takes minutes too, and counts to it.
+@pytest.mark.skipif(not os.environ.get("FIELDREPAIR_IMAGE_FULL"), reason="takes minutes: `make image-check` runs it")
+@pytest.mark.timeout(1500)
+def test_the_full_image(build: Build) -> None:
+    image = build.target("full")
+    sys.stdout.write(f"the image full adds {added_bytes(image) / 1e6:.0f} MB to its base\n")
+    with running(image, "--help") as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "not available" not in output
+    with running(image, "monitor", "--once", MLFLOW_TRACKING_URI="sqlite:////tmp/mlflow.db") as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output

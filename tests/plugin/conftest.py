@@ -79,7 +79,7 @@ def log_versions(name: str, count: int, hidden: int = 16, *, batch_norm: bool = 
             F.cross_entropy(network(torch.from_numpy(train_x)), torch.from_numpy(train_y)).backward()
             optimiser.step()
         log_model(
-            network.eval(),
+            network,
             reference=Reference(train_x, train_y, val_x, val_y),
             class_names=CLASSES,
             registered_model_name=name,

@@ -49,7 +49,7 @@ def test_asleep_when_the_answer_takes_longer_than_that() -> None:
 
 @pytest.fixture
 def awake(start_traffic: StartTraffic, upstream: RawUpstream) -> Traffic:
-    return start_traffic(upstream.url, limits=UpstreamLimits(busy_poll_seconds=3600, total_timeout=0.5))
+    return start_traffic(upstream.url, limits=UpstreamLimits(busy_poll_seconds=3600))
 
 
 def is_awake(traffic: Traffic) -> bool:
@@ -95,7 +95,8 @@ def test_asleep_however_a_request_ends(awake: Traffic, upstream: RawUpstream, en
     assert upstream.seen
 
 
-def test_asleep_when_the_model_server_takes_too_long(awake: Traffic, upstream: RawUpstream) -> None:
+def test_asleep_when_the_model_server_takes_too_long(start_traffic: StartTraffic, upstream: RawUpstream) -> None:
+    awake = start_traffic(upstream.url, limits=UpstreamLimits(busy_poll_seconds=3600, total_timeout=0.5))
     answered = Event()
     upstream.script = lambda _: answer(SCORES) if answered.wait(30) else None
     assert awake.ask()[0] == 504
