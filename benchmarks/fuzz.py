@@ -76,8 +76,8 @@ def check(exchange: Exchange, decoded: DecodedExchange) -> None:
     if not all(kept):
         raise AssertionError(f"the decoder of {exchange.protocol} broke its contract: {kept}")
     rows, left_out = to_rows("w" * 32, 1, exchange, decoded)
-    if rows.num_rows + left_out.total() != count:
-        raise AssertionError(f"{count} instances became {rows.num_rows} rows and {left_out}")
+    if len(rows) + left_out.total() != count:
+        raise AssertionError(f"{count} instances became {len(rows)} rows and {left_out}")
 
 
 def event(rng: random.Random) -> str:

@@ -103,7 +103,7 @@ def log_size(name: str, inputs: Inputs, folder: Path) -> LogSize:
             body = orjson.dumps({"inputs": [inputs[seq]]}, option=orjson.OPT_SERIALIZE_NUMPY)
             sent += len(body)
             exchange = exchange_of(seq, body, orjson.dumps({"predictions": [scores[seq].tolist()]}))
-            tables.append(to_rows("storage", seq, exchange, DECODERS["mlflow"].decode(exchange))[0])
+            tables.append(pa.table(to_rows("storage", seq, exchange, DECODERS["mlflow"].decode(exchange))[0]))
         log.append(pa.concat_tables(tables), writer="storage", last_seq=start + len(tables))
     separate = log.size_bytes()
     log.compact()

@@ -1,31 +1,21 @@
-"""The field log: a Delta table of every field input, its prediction and who made it. Append-only, many writers.
+"""The field log: a Delta table of every field input, its prediction and who made it, to read and to write.
 
-Writers append idempotently: each commit carries (writer, last_seq) as a Delta application transaction, so a batch
-that is offered twice, after a crash say, is written once. Readers keep a :data:`Cursor` of their own.
+Readers keep a :data:`Cursor` of their own.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import date, timedelta
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake import DeltaTable
 
-from fieldrepair_service.errors import RowsNotFound, StoreError
-from fieldrepair_service.field_log_compaction import Run, pieces_of, small_runs
+from fieldrepair_service.data_files import data_files
+from fieldrepair_service.errors import RowsNotFound
 from fieldrepair_service.field_log_files import (
-    SKIP_BY,
-    DataFile,
+    ReadableFile,
     after,
     batches_of,
     column_names,
@@ -39,93 +29,20 @@ from fieldrepair_service.field_log_files import (
     streams_in,
     up_to,
 )
-from fieldrepair_service.field_log_table import complete, open_or_create
+from fieldrepair_service.field_log_writer import FieldLogWriter
 from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA, Cursor, FieldRows
 
 __all__ = ["FIELD_LOG_SCHEMA", "Cursor", "FieldLog", "FieldRows"]
 
-logger = logging.getLogger(__name__)
-
-_APPEND_ATTEMPTS = 10
-# delta-rs keeps something of each version that a table object has been moved through, some 20 KB. Opened anew after so
-# many, what it keeps stays bounded; that costs as much as moving forward by a few versions.
-_VERSIONS_OF_ONE_TABLE = 100
 _LAST_ROW = 2**31 - 1
 
 
-class FieldLog:
+class FieldLog(FieldLogWriter):
     """A Delta table of :data:`FIELD_LOG_SCHEMA`, partitioned by day. Safe to use from several threads."""
 
     def __init__(self, table: DeltaTable, storage_options: dict[str, str] | None) -> None:
-        self._table = table
-        self._storage_options = storage_options
-        self._opened_at = table.version()
-        self._lock = threading.Lock()  # a DeltaTable's snapshot is moved forward in place
+        super().__init__(table, storage_options)
         self._streams_by_file: dict[str, set[tuple[str, str]]] = {}  # a data file never changes
-
-    @classmethod
-    def open(cls, uri: str | Path, storage_options: dict[str, str] | None = None, *, create: bool = True) -> FieldLog:
-        """Open the log, creating it if it is not there. Several processes may do so at once.
-
-        Args:
-            uri: local folder or ``s3://bucket/path``.
-            storage_options: credentials and endpoints for object stores; default: the environment's.
-            create: False refuses a place without a log.
-
-        Raises:
-            StoreError: if the place cannot be reached, or holds a table that is not a field log.
-        """
-        table = open_or_create(str(uri), storage_options, create=create)
-        complete(table, str(uri))
-        return cls(table, storage_options)
-
-    def append(self, rows: pa.Table, *, writer: str, last_seq: int) -> bool:
-        """Append rows of one writer, once.
-
-        Args:
-            rows: table of :data:`FIELD_LOG_SCHEMA`, all of ``writer``, with seq up to ``last_seq``.
-            writer: id of the writing spool.
-            last_seq: the last exchange this append settles; rows up to the log's own ``last_seq(writer)`` are skipped.
-
-        Returns:
-            True if anything was written, False if the log already had all of it.
-
-        Raises:
-            StoreError: if the store does not take the commit. Offering the same rows again is safe.
-        """
-        rows = rows.select(FIELD_LOG_SCHEMA.names).cast(FIELD_LOG_SCHEMA)
-        for attempt in range(_APPEND_ATTEMPTS):
-            written = self._try_append(rows, writer, last_seq)
-            if written is not None:
-                return written
-            time.sleep(0.02 * 2 ** min(attempt, 5))
-        raise StoreError(
-            f"could not append to the field log: other writers were first {_APPEND_ATTEMPTS} times in a row"
-        )
-
-    def _try_append(self, rows: pa.Table, writer: str, last_seq: int) -> bool | None:
-        """Whether rows were written; None if another process moved the table (or settled this batch) in between."""
-        properties = CommitProperties(app_transactions=[Transaction(writer, last_seq)])
-        with self._lock:
-            try:
-                self._move_on()
-                done = self._table.transaction_version(writer)
-                if done is not None and last_seq <= done:
-                    return False
-                new = rows if done is None else rows.filter(ds.field("seq") > done)
-                # "merge", so that a table with columns of a later version still takes rows without them.
-                write_deltalake(self._table, new, mode="append", schema_mode="merge", commit_properties=properties)
-            except CommitFailedError as error:
-                logger.info("appending to the field log gave way to another writer: %s", error)
-                return None
-            except (DeltaError, OSError) as error:
-                raise StoreError(f"could not append to the field log: {error}") from error
-        return True
-
-    def last_seq(self, writer: str) -> int | None:
-        """The last exchange of ``writer`` that the log has settled; None if it has never written here."""
-        with self._current() as table:
-            return table.transaction_version(writer)
 
     def read_after(
         self,
@@ -236,9 +153,7 @@ class FieldLog:
         """Every (model_name, model_version) that has rows, sorted. Cheap to ask often: files are looked into once."""
         dataset, files = self._files()
         known = self._streams_by_file
-        self._streams_by_file = {
-            file.fragment.path: known.get(file.fragment.path) or streams_in(file, dataset.schema) for file in files
-        }
+        self._streams_by_file = {file.path: known.get(file.path) or streams_in(file, dataset.schema) for file in files}
         return sorted(set[tuple[str, str]]().union(*self._streams_by_file.values()))
 
     def batches(
@@ -311,125 +226,10 @@ class FieldLog:
                     cursor = FieldRows(piece).cursor_after(cursor)
         return cursor
 
-    @property
-    def version(self) -> int:
-        """The Delta table's newest version."""
-        with self._current() as table:
-            return table.version()
-
-    def size_bytes(self) -> int:
-        """Bytes of the data files that current rows are in."""
-        with self._current() as table:
-            return sum(_actions(table).column("size_bytes").to_pylist())
-
-    def compact(self, writer: str | None = None) -> int:
-        """Merge small files into larger ones, each writer's by themselves; readers' cursors stay valid.
-
-        Where another process was first with the same files, it gives way: those stay as they are until the next time.
-
-        Args:
-            writer: merge the files of this writer alone; None: of each.
-
-        Returns:
-            How many merges were made.
-
-        Raises:
-            StoreError: if the table cannot be read or written.
-        """
-        dataset, files = self._files()
-        merged = 0
-        for run in small_runs(files, dataset.schema, writer):
-            for piece, rows in pieces_of(run, dataset.schema):
-                merged += piece.is_apart_from(files) and self._merge(piece, rows)
-        return merged
-
-    def _merge(self, run: Run, rows: pa.Table) -> bool:
-        with self._current() as table:
-            try:
-                if not run.paths <= set(
-                    map(unquote, _actions(table).column("path").to_pylist())
-                ):  # somebody else has taken rows out, or merged them
-                    return False
-                write_deltalake(table, rows, mode="overwrite", predicate=run.predicate)
-            except CommitFailedError as error:
-                logger.info("merging files of the field log gave way to another process: %s", error)
-                return False
-        return True
-
-    def vacuum(self, older_than: timedelta = timedelta(days=7)) -> int:
-        """Delete files that no current row is in and that are older than ``older_than``; returns how many."""
-        hours = int(older_than.total_seconds() // 3600)
-        with self._current() as table:
-            return len(table.vacuum(hours, dry_run=False, enforce_retention_duration=False))
-
-    def delete_before(self, day: date) -> int:
-        """Take all rows of the days before ``day`` out of the table; returns how many. Vacuum deletes their files.
-
-        Whole partitions go, so no file is rewritten, and rows that are being appended meanwhile are not touched.
-        """
-        with self._current() as table:
-            done = table.delete(f"date < '{day.isoformat()}'")
-        return int(done["num_deleted_rows"])
-
-    def claim(self, task: str, round_number: int) -> bool:
-        """Whether this process is the one to do round ``round_number`` of a task that one process is to do.
-
-        The claim is a commit without rows that carries (task, round_number) as a Delta application transaction. Of
-        several at once the table takes one, wherever it is stored.
-        """
-        properties = CommitProperties(app_transactions=[Transaction(task, round_number)])
-        with self._current() as table:
-            done = table.transaction_version(task)
-            if done is not None and done >= round_number:
-                return False
-            try:
-                write_deltalake(table, empty(FIELD_LOG_SCHEMA.names), mode="append", commit_properties=properties)
-            except CommitFailedError:
-                return False
-        return True
-
-    @contextmanager
-    def _current(self) -> Generator[DeltaTable]:
-        """The table at its newest version, for this thread alone."""
-        with self._lock:
-            try:
-                self._move_on()
-                yield self._table
-            except (DeltaError, OSError) as error:
-                raise StoreError(f"the field log cannot be read: {error}") from error
-
-    def _move_on(self) -> None:
-        """Bring the table to its newest version; under the lock."""
-        self._table.update_incremental()
-        if self._table.version() - self._opened_at >= _VERSIONS_OF_ONE_TABLE:
-            self._table = DeltaTable(self._table.table_uri, storage_options=self._storage_options)
-            self._opened_at = self._table.version()
-
-    def _files(self) -> tuple[ds.Dataset, list[DataFile]]:
+    def _files(self) -> tuple[ds.Dataset, list[ReadableFile]]:
         """A snapshot: its dataset, and its files with their statistics, oldest first."""
         with self._current() as table:
             dataset = cast(ds.Dataset, table.to_pyarrow_dataset())
-            actions = _actions(table).to_pylist()
-        known = {unquote(str(action["path"])): action for action in actions}
-        files: list[DataFile] = []
-        for fragment in dataset.get_fragments():
-            action = known[fragment.path]
-            low = {name: action.get(f"min.{name}") for name in SKIP_BY}
-            high = {name: action.get(f"max.{name}") for name in SKIP_BY}
-            files.append(
-                DataFile(
-                    fragment,
-                    str(action["partition.date"]),
-                    int(action["size_bytes"]),
-                    action.get("num_records"),
-                    low,
-                    high,
-                )
-            )
-        files.sort(key=lambda file: (file.first("timestamp_ms"), file.first("seq")))
-        return dataset, files
-
-
-def _actions(table: DeltaTable) -> pa.Table:
-    """What the Delta log says of each data file of a snapshot."""
-    return pa.table(table.get_add_actions(flatten=True))
+            known = data_files(table)
+        fragments = {fragment.path: fragment for fragment in dataset.get_fragments()}
+        return dataset, [ReadableFile(**vars(file), fragment=fragments[file.path]) for file in known]

@@ -3,24 +3,30 @@
 Delta's own ``OPTIMIZE`` is not used: in delta-rs 1.6 two of them that merge the same files at the same time both
 succeed, and every row in those files is in the table twice. An overwrite of rows by predicate is checked against what
 others commit meanwhile. Its predicate names one writer, whose rows only its own shipper appends; files of other writers
-lie outside it, by the minima and maxima in the Delta log, so their appends do not disturb it.
+lie outside it, by the minima and maxima in the Delta log, so their appends do not disturb it. What is written in their
+place is read by the same predicate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.dataset as ds
+import numpy as np
+import numpy.typing as npt
+from deltalake import DeltaTable, QueryBuilder
 
-from fieldrepair_service.field_log_files import DataFile, batches_of, read_as_stored
-from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
+from fieldrepair_service.data_files import DataFile
+from fieldrepair_service.field_log_columns import ArrowStream
 
 MERGED_BYTES = 16 << 20
 """The most that the rows of a merged file take in memory. delta-rs holds all that it overwrites, several times."""
 
 _ROWS_TO_WEIGH = 10
+_BYTES_BESIDE_INPUT = 256  # ids, names, scores: about so much of a row is not its input
+_SESSION = {"datafusion.execution.target_partitions": "1", "datafusion.execution.batch_size": "1024"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Run:
         """Whether none of the other files may hold rows that the predicate names: overwriting would lose them."""
         first, last = self.span
         return not any(
-            file.fragment.path not in self.paths
+            file.path not in self.paths
             and file.date == self.date
             and file.may_hold("writer", self.writer)
             and file.first("seq") <= last
@@ -59,10 +65,10 @@ class Run:
     @property
     def paths(self) -> set[str]:
         """Where the files lie in the table."""
-        return {file.fragment.path for file in self.files}
+        return {file.path for file in self.files}
 
 
-def small_runs(files: Sequence[DataFile], schema: pa.Schema, only: str | None = None) -> list[Run]:
+def small_runs(table: DeltaTable, files: Sequence[DataFile], only: str | None = None) -> list[Run]:
     """For each writer (or only one) and day its latest files, as far back as they are small; at least two.
 
     Large files are left alone, so a row is rewritten a few times and not at every merge. A file is small if its rows
@@ -70,7 +76,7 @@ def small_runs(files: Sequence[DataFile], schema: pa.Schema, only: str | None = 
     it is on disk says little, because similar inputs compress well.
 
     Raises:
-        StoreError: if a file cannot be read.
+        DeltaError: if a file cannot be read.
     """
     by_writer: dict[tuple[str, str], list[DataFile]] = {}
     for file in files:
@@ -83,7 +89,7 @@ def small_runs(files: Sequence[DataFile], schema: pa.Schema, only: str | None = 
         own.sort(key=lambda file: file.first("seq"))
         if len(own) < 2:
             continue
-        row_bytes = _row_bytes(own[-1], schema)
+        row_bytes = _row_bytes(table, Run(writer, date, (own[-1],)))
         run: list[DataFile] = []
         while own and max(own[-1].size_bytes, (own[-1].rows or 0) * row_bytes) < MERGED_BYTES / 2:
             run.insert(0, own.pop())
@@ -93,32 +99,64 @@ def small_runs(files: Sequence[DataFile], schema: pa.Schema, only: str | None = 
     return runs
 
 
-def pieces_of(run: Run, schema: pa.Schema) -> Iterator[tuple[Run, pa.Table]]:
-    """The run in pieces that can be merged one by one, each with its rows; at least two files in each.
-
-    Args:
-        run: what to merge.
-        schema: the table's own: it may have columns of a later version.
+def pieces_of(table: DeltaTable, run: Run) -> Iterator[Run]:
+    """The run in pieces that can be merged one by one: at least two files in each, and no more rows than fit.
 
     Raises:
-        StoreError: if a file cannot be read.
+        DeltaError: if a file cannot be read.
     """
+    weigh = _scales(table, run)
     files: list[DataFile] = []
-    tables: list[pa.Table] = []
     held = 0
     for file in run.files:
-        table = read_as_stored(file, schema)
-        if files and held + table.nbytes > MERGED_BYTES:
+        size = weigh(file)
+        if files and held + size > MERGED_BYTES:
             if len(files) > 1:
-                yield Run(run.writer, run.date, tuple(files)), pa.concat_tables(tables)
-            files, tables, held = [], [], 0
+                yield Run(run.writer, run.date, tuple(files))
+            files, held = [], 0
         files.append(file)
-        tables.append(table)
-        held += table.nbytes
+        held += size
     if len(files) > 1:
-        yield Run(run.writer, run.date, tuple(files)), pa.concat_tables(tables)
+        yield Run(run.writer, run.date, tuple(files))
 
 
-def _row_bytes(file: DataFile, schema: pa.Schema) -> float:
-    first = next(batches_of(file, schema, FIELD_LOG_SCHEMA.names, ds.scalar(True), _ROWS_TO_WEIGH), None)
-    return 1.0 if first is None else max(1.0, first.nbytes / first.num_rows)
+def rows_of(table: DeltaTable, run: Run) -> ArrowStream:
+    """The rows that the run's predicate names, with every column that the table has.
+
+    Raises:
+        DeltaError: if a file cannot be read.
+    """
+    return _read(table, "*", run, "ORDER BY seq, row")
+
+
+def _row_bytes(table: DeltaTable, run: Run) -> float:
+    sample = _read(table, "shape, dtype", run, f"LIMIT {_ROWS_TO_WEIGH}")
+    weights = _in_memory(sample)
+    return float(weights.mean()) if len(weights) else 1.0
+
+
+def _scales(table: DeltaTable, run: Run) -> Callable[[DataFile], int]:
+    """What tells how many bytes the rows of each of the run's files take in memory."""
+    rows = _read(table, "seq, shape, dtype", run, "ORDER BY seq")
+    seqs = np.array(rows.column("seq").to_pylist(), dtype=np.int64)
+    below = np.concatenate([[0], np.cumsum(_in_memory(rows))])
+
+    def weigh(file: DataFile) -> int:
+        first, end = np.searchsorted(seqs, [file.first("seq"), file.last("seq") + 1])
+        return int(below[end] - below[first])
+
+    return weigh
+
+
+def _in_memory(rows: Any) -> npt.NDArray[np.int64]:
+    """(n,) bytes that each row takes, by what it says of its input: to read the inputs themselves would take long."""
+    kinds = zip(rows.column("shape").to_pylist(), rows.column("dtype").to_pylist(), strict=True)
+    weights = [_BYTES_BESIDE_INPUT + math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in kinds]
+    return np.array(weights, dtype=np.int64)
+
+
+def _read(table: DeltaTable, columns: str, run: Run, end: str) -> Any:
+    """Rows of a run, as an Arrow table."""
+    # All of it is ours but for the writer's name, which the predicate quotes.
+    sql = f"SELECT {columns} FROM log WHERE {run.predicate} {end}"  # noqa: S608
+    return QueryBuilder(_SESSION).register("log", table).execute(sql).read_all()

@@ -1,4 +1,4 @@
-"""The data files of one snapshot of the field log: what each may hold, and the next rows among them."""
+"""Reading the data files of one snapshot of the field log: some of their rows, and the next ones among them."""
 
 from __future__ import annotations
 
@@ -9,47 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from fieldrepair_service.data_files import DataFile
 from fieldrepair_service.errors import StoreError
 from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA, Cursor
 
-# What the Delta log keeps minima and maxima of; readers skip whole files by them.
-SKIP_BY = ("writer", "seq", "request_id", "timestamp_ms", "model_name", "model_version")
 KEY_COLUMNS = ["writer", "seq", "row", "timestamp_ms"]
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """One data file of a snapshot, and what the Delta log knows of the rows in it (None: unknown)."""
+class ReadableFile(DataFile):
+    """A data file that Arrow can read."""
 
     fragment: ds.FileFragment
-    date: str
-    """Its partition."""
-    size_bytes: int
-    rows: int | None
-    low: Mapping[str, str | int | None]
-    high: Mapping[str, str | int | None]
-
-    def may_hold(self, column: str, value: str | int) -> bool:
-        """Whether a row with this value may be in the file."""
-        low, high = self.low[column], self.high[column]
-        return low is None or high is None or (low <= value <= high)  # type: ignore[operator]
-
-    def first(self, column: str) -> int:
-        """The column's smallest value; -1 if unknown."""
-        value = self.low[column]
-        return value if isinstance(value, int) else -1
-
-    def last(self, column: str) -> int:
-        """The column's largest value; a very large number if unknown."""
-        value = self.high[column]
-        return value if isinstance(value, int) else 2**63
-
-    def may_hold_time(self, since_ms: int | None, until_ms: int | None) -> bool:
-        """Whether a row of this span of time may be in the file."""
-        low, high = self.low["timestamp_ms"], self.high["timestamp_ms"]
-        if not isinstance(low, int) or not isinstance(high, int):
-            return True
-        return (since_ms is None or high >= since_ms) and (until_ms is None or low < until_ms)
 
 
 def in_time(since_ms: int | None, until_ms: int | None) -> ds.Expression:
@@ -103,7 +74,7 @@ def is_relevant(file: DataFile, cursor: Mapping[str, Sequence[int]], name: str |
     return True
 
 
-def next_keys(files: list[DataFile], schema: pa.Schema, wanted: ds.Expression, limit: int) -> pa.Table:
+def next_keys(files: list[ReadableFile], schema: pa.Schema, wanted: ds.Expression, limit: int) -> pa.Table:
     """Keys of the next ``limit`` rows. Files come oldest first; reading stops as soon as those rows are certain."""
     keys = empty(KEY_COLUMNS)
     for at, file in enumerate(files):
@@ -127,7 +98,7 @@ def next_keys(files: list[DataFile], schema: pa.Schema, wanted: ds.Expression, l
     return in_reading_order(keys).slice(0, limit)
 
 
-def streams_in(file: DataFile, schema: pa.Schema) -> set[tuple[str, str]]:
+def streams_in(file: ReadableFile, schema: pa.Schema) -> set[tuple[str, str]]:
     """Every (model_name, model_version) in the file."""
     columns = ["model_name", "model_version"]
     table = file.fragment.to_table(schema=schema, columns=columns)
@@ -158,20 +129,14 @@ def column_names(columns: Sequence[str] | None, always: Sequence[str] = tuple(KE
     return [name for name in FIELD_LOG_SCHEMA.names if name in columns or name in always]
 
 
-def read_file(file: DataFile, schema: pa.Schema, names: list[str], chosen: ds.Expression) -> pa.Table:
+def read_file(file: ReadableFile, schema: pa.Schema, names: list[str], chosen: ds.Expression) -> pa.Table:
     """Some rows and columns of one file. Raises StoreError if it cannot be read."""
-    # Depending on version and storage, strings and binaries are read back as views.
-    return read_as_stored(file, schema, names, chosen).cast(_schema_of(names))
-
-
-def read_as_stored(
-    file: DataFile, schema: pa.Schema, names: list[str] | None = None, chosen: ds.Expression | None = None
-) -> pa.Table:
-    """The same in the types of the table itself; by default all of it, columns of a later version too."""
     try:
-        return file.fragment.to_table(schema=schema, columns=names, filter=chosen)
+        rows = file.fragment.to_table(schema=schema, columns=names, filter=chosen)
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"the field log's file {file.fragment.path} cannot be read: {error}") from error
+        raise StoreError(f"the field log's file {file.path} cannot be read: {error}") from error
+    # Depending on version and storage, strings and binaries are read back as views.
+    return rows.cast(_schema_of(names))
 
 
 def _schema_of(names: list[str]) -> pa.Schema:
@@ -179,7 +144,7 @@ def _schema_of(names: list[str]) -> pa.Schema:
 
 
 def batches_of(
-    file: DataFile, schema: pa.Schema, names: list[str], chosen: ds.Expression, batch_rows: int
+    file: ReadableFile, schema: pa.Schema, names: list[str], chosen: ds.Expression, batch_rows: int
 ) -> Iterator[pa.Table]:
     """Some rows and columns of one file in pieces of at most ``batch_rows``.
 
@@ -193,7 +158,7 @@ def batches_of(
             if batch.num_rows:
                 yield pa.Table.from_batches([batch]).cast(_schema_of(names))
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"the field log's file {file.fragment.path} cannot be read: {error}") from error
+        raise StoreError(f"the field log's file {file.path} cannot be read: {error}") from error
 
 
 def empty(names: list[str]) -> pa.Table:

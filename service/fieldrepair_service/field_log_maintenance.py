@@ -1,6 +1,6 @@
 """Upkeep of the field log beside its writing: small files merged, old days taken out, dead files deleted.
 
-Any writer of a table can do it, and one at a time does: see :meth:`FieldLog.claim`. All others go on meanwhile.
+Any writer of a table can do it, and one at a time does: see :meth:`FieldLogWriter.claim`. All others go on meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
 from fieldrepair_service.errors import StoreError
-from fieldrepair_service.field_log import FieldLog
+from fieldrepair_service.field_log_writer import FieldLogWriter
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ class Upkeep:
 class Maintenance:
     """The upkeep of one table by one of its writers."""
 
-    def __init__(self, log: FieldLog, upkeep: Upkeep, writer: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, log: FieldLogWriter, upkeep: Upkeep, writer: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._log = log
         self._writer = writer
         self._upkeep = upkeep

@@ -6,14 +6,14 @@ import logging
 import time
 from pathlib import Path
 
-import pyarrow as pa
+from arro3.core import Schema
 from deltalake import DeltaTable
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from fieldrepair_service.data_files import SKIP_BY
 from fieldrepair_service.errors import StoreError
-from fieldrepair_service.field_log_files import SKIP_BY
-from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
+from fieldrepair_service.field_log_columns import COLUMN_NAMES, FIELD_LOG_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def open_or_create(where: str, storage_options: dict[str, str] | None, *, create
                 Path(where).mkdir(parents=True, exist_ok=True)
             return DeltaTable.create(
                 where,
-                schema=FIELD_LOG_SCHEMA,
+                schema=Schema.from_arrow(FIELD_LOG_COLUMNS),
                 partition_by=["date"],
                 name="fieldrepair field log",
                 configuration={"delta.dataSkippingStatsColumns": ",".join(SKIP_BY)},
@@ -66,15 +66,15 @@ def complete(table: DeltaTable, where: str) -> None:
     """
     for attempt in range(_CREATE_ATTEMPTS):
         present = {field.name for field in table.schema().fields}
-        missing = [name for name in FIELD_LOG_SCHEMA.names if name not in present]
+        missing = [name for name in COLUMN_NAMES if name not in present]
         if not missing:
             return
         strange = [name for name in missing if name not in ADDED_LATER]
         if strange:
             raise StoreError(f"the Delta table at {where} is not a field log: it has no column {', '.join(strange)}")
-        added = DeltaSchema.from_arrow(pa.schema([FIELD_LOG_SCHEMA.field(name) for name in missing]))
+        columns = DeltaSchema.from_arrow(Schema.from_arrow(FIELD_LOG_COLUMNS)).fields
         try:
-            table.alter.add_columns(added.fields)
+            table.alter.add_columns([column for column in columns if column.name in missing])
             logger.info("the field log at %s now has the columns %s", where, ", ".join(missing))
         except CommitFailedError:  # another process is at it, or has just appended
             time.sleep(0.01 * 2 ** min(attempt, 4))

@@ -1,4 +1,4 @@
-"""Rows of the field log in memory: their schema, their position, and typed access to their columns."""
+"""Rows of the field log in memory: their position, and typed access to their columns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fieldrepair_service.errors import InputError
+from fieldrepair_service.field_log_columns import FIELD_LOG_COLUMNS
 
 Cursor: TypeAlias = dict[str, tuple[int, int]]
 """How far a reader has come: writer -> (seq, row) of the last row it has taken from that writer.
@@ -19,33 +20,7 @@ An empty cursor is the beginning. A cursor stays valid through compaction and va
 not of files or table versions. In JSON the pairs come back as lists, which every reader here accepts.
 """
 
-FIELD_LOG_SCHEMA = pa.schema(
-    [
-        pa.field("writer", pa.string(), nullable=False),  # id of the spool that wrote the row
-        pa.field("seq", pa.int64(), nullable=False),  # number of the exchange in that spool, strictly increasing
-        pa.field("row", pa.int32(), nullable=False),  # instance in its request
-        pa.field("request_id", pa.string(), nullable=False),  # begins with the time, so that files can be skipped
-        pa.field("client_request_id", pa.string()),  # what the client sent as x-request-id
-        pa.field("timestamp_ms", pa.int64(), nullable=False),  # when the request arrived, UTC since the epoch
-        pa.field("date", pa.string(), nullable=False),  # UTC day of timestamp_ms; the partition
-        pa.field("model_name", pa.string(), nullable=False),
-        pa.field("model_version", pa.string(), nullable=False),  # the version that answered
-        pa.field("protocol", pa.string(), nullable=False),
-        pa.field("status_code", pa.int32(), nullable=False),
-        pa.field("execution_time_ms", pa.float64(), nullable=False),  # upstream's time, first byte out to last byte in
-        pa.field("sampling_fraction", pa.float64(), nullable=False),  # a row stands for 1 / sampling_fraction rows
-        pa.field("input", pa.binary(), nullable=False),  # one instance, raw little-endian, C order
-        pa.field("dtype", pa.string(), nullable=False),  # NumPy name of the input's dtype
-        pa.field("shape", pa.list_(pa.int32()), nullable=False),  # of one instance, without the batch axis
-        pa.field("scores", pa.list_(pa.float32())),  # as the model server answered: logits or probabilities
-        pa.field("predicted_class", pa.int32()),
-        pa.field("confidence", pa.float32()),  # of predicted_class, in 0..1
-        # Tables made by fieldrepair 0.1 get these when they are opened; older rows have null in them.
-        pa.field("headers", pa.map_(pa.string(), pa.string())),  # chosen header fields of the request, lower case
-        pa.field("trace_id", pa.string()),  # of the request's traceparent (W3C), 32 hexadecimal digits
-        pa.field("columns", pa.list_(pa.string())),  # what the request calls the input's numbers, if it is a table
-    ]
-)
+FIELD_LOG_SCHEMA = pa.schema(FIELD_LOG_COLUMNS)
 
 
 @dataclass(frozen=True)

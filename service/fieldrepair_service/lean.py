@@ -11,8 +11,8 @@ from types import ModuleType
 def keep_pandas_out() -> None:
     """Make ``import pandas`` fail in this process, unless it is there already.
 
-    pyarrow imports pandas wherever it is installed, in case it is handed a data frame. The sidecar and the shipper
-    never do that, and without it they start a second sooner and are 60 MB smaller. Call it before pyarrow is used.
+    pyarrow imports pandas wherever it is installed, in case it is handed a data frame. Commands of the service never
+    do that, and without it they start a second sooner and are 60 MB smaller. Call it before pyarrow is used.
     """
     if "pandas" not in sys.modules:
         sys.meta_path.insert(0, _NoPandas())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from typing import cast
-
-import pyarrow as pa
 
 
 def give_back_memory() -> None:
@@ -15,7 +14,8 @@ def give_back_memory() -> None:
     A process that works in bursts would otherwise hold what its largest burst needed, in pieces that no other burst
     fits into, and grow for hours.
     """
-    pa.default_memory_pool().release_unused()
+    if (pyarrow := sys.modules.get("pyarrow")) is not None:  # not everybody who calls this has it
+        pyarrow.default_memory_pool().release_unused()
     if _trim is not None:
         _trim(0)
 

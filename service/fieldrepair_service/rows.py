@@ -6,14 +6,15 @@ from collections import Counter
 from datetime import date
 from functools import lru_cache
 
+import nanoarrow as na
 import numpy as np
 import numpy.typing as npt
 import orjson
-import pyarrow as pa
 
+from fieldrepair_service.arrow_columns import arrow_column, struct_column
 from fieldrepair_service.drops import NOT_FINITE, SCORES_NOT_FINITE
 from fieldrepair_service.exchange import UNKNOWN_MODEL, Exchange
-from fieldrepair_service.field_rows import FIELD_LOG_SCHEMA
+from fieldrepair_service.field_log_columns import COLUMN_NAMES, FIELD_LOG_COLUMNS
 from fieldrepair_service.protocols import DecodedExchange
 
 _DAY_MS = 86_400_000
@@ -38,7 +39,7 @@ class RowBatch:
 
     def __init__(self, writer: str) -> None:
         self._writer = writer
-        self._columns: dict[str, list[object]] = {name: [] for name in FIELD_LOG_SCHEMA.names}
+        self._columns: dict[str, list[object]] = {name: [] for name in COLUMN_NAMES}
 
     def __len__(self) -> int:
         return len(self._columns["row"])
@@ -89,16 +90,17 @@ class RowBatch:
         unfit = Counter({NOT_FINITE: int((~finite).sum()), SCORES_NOT_FINITE: int((finite & ~kept).sum())})
         return count, +unfit
 
-    def to_table(self) -> pa.Table:
-        """All of them, as a table of :data:`FIELD_LOG_SCHEMA`."""
-        return pa.Table.from_pydict(self._columns, schema=FIELD_LOG_SCHEMA)
+    def to_arrow(self) -> na.Array:
+        """All of them, as a struct array of :data:`FIELD_LOG_COLUMNS`, which any Arrow library takes as a table."""
+        columns = [arrow_column(self._columns[field.name], field) for field in FIELD_LOG_COLUMNS.fields]
+        return na.Array(struct_column(columns, len(self), FIELD_LOG_COLUMNS))
 
 
-def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange) -> tuple[pa.Table, Counter[str]]:
+def to_rows(writer: str, seq: int, exchange: Exchange, decoded: DecodedExchange) -> tuple[na.Array, Counter[str]]:
     """The rows of one exchange by itself, and what was left out of them; see :meth:`RowBatch.add`."""
     batch = RowBatch(writer)
     _, left_out = batch.add(seq, exchange, decoded)
-    return batch.to_table(), left_out
+    return batch.to_arrow(), left_out
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,6 @@ import threading
 from pathlib import Path
 
 from fieldrepair_service.errors import SpoolError
-from fieldrepair_service.lean import keep_pandas_out
 from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.shipper_process import SPOOL_DAMAGED_EXIT
 from fieldrepair_service.spool import Spool, is_damage
@@ -36,9 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parent_gone = threading.Event()
     tracing = open_tracing(given.part, given.otlp_endpoint)
     threading.Thread(target=_watch_parent, args=(parent_gone, tracing), daemon=True).start()
-    keep_pandas_out()
     from fieldrepair_service.field_log_maintenance import Upkeep
-    from fieldrepair_service.shipping import ShippingOptions, ship_until  # brings pyarrow, so not before that
+    from fieldrepair_service.shipping import ShippingOptions, ship_until  # takes a moment to import
 
     options = ShippingOptions(
         given.field_log,

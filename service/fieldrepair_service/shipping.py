@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError, StoreError
 from fieldrepair_service.exchange import Exchange
-from fieldrepair_service.field_log import FieldLog
 from fieldrepair_service.field_log_maintenance import Maintenance, Upkeep
+from fieldrepair_service.field_log_writer import FieldLogWriter
 from fieldrepair_service.flush_stats import FlushStats
 from fieldrepair_service.memory import give_back_memory
 from fieldrepair_service.protocols import DECODERS
@@ -34,7 +34,7 @@ _MOST_TRACES = 100
 class Shipper:
     """Moves exchanges from one spool to one field log, each exactly once."""
 
-    def __init__(self, spool: Spool, log: FieldLog, tracing: Tracing = NO_TRACING) -> None:
+    def __init__(self, spool: Spool, log: FieldLogWriter, tracing: Tracing = NO_TRACING) -> None:
         self._spool = spool
         self._log = log
         self._tracing = tracing
@@ -86,7 +86,7 @@ class Shipper:
             self._spool.note(_SUSPECT, None)
         last = batch[-1].seq
         if rows:
-            self._log.append(rows.to_table(), writer=self._spool.writer, last_seq=last)
+            self._log.append(rows.to_arrow(), writer=self._spool.writer, last_seq=last)
         # A crash right here is the reason for (writer, last_seq): the next shipper comes by again, appends nothing,
         # and counts what it would have counted, because decoding the same bytes gives the same rows.
         self._spool.settle(last, counts, rejected)
@@ -166,7 +166,7 @@ def ship_until(
     Raises:
         sqlite3.Error: if the spool cannot be read or changed.
     """
-    log: FieldLog | None = None
+    log: FieldLogWriter | None = None
     shipper: Shipper | None = None
     pause = 0.0
     maintenance: Maintenance | None = None
@@ -183,7 +183,7 @@ def ship_until(
         if waiting and (due or draining or careful):
             try:
                 if log is None or shipper is None:
-                    log = FieldLog.open(options.field_log)
+                    log = FieldLogWriter.open(options.field_log)
                     shipper = Shipper(spool, log, tracing)
                     maintenance = Maintenance(log, options.upkeep, spool.writer)
                 shipper.ship(options.flush_exchanges, careful=careful)

@@ -15,7 +15,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake import Schema as DeltaSchema
 
-from fieldrepair_service import field_log, field_log_compaction
+from fieldrepair_service import field_log_compaction, field_log_writer
 from fieldrepair_service.errors import InputError, RowsNotFound, StoreError
 from fieldrepair_service.field_log import FIELD_LOG_SCHEMA, Cursor, FieldLog, FieldRows
 from fieldrepair_service.field_log_compaction import Run
@@ -261,8 +261,8 @@ def test_a_handle_that_opens_its_table_anew_loses_and_repeats_nothing(
         opened.append(uri)
         return DeltaTable(uri, storage_options=storage_options)
 
-    monkeypatch.setattr(field_log, "_VERSIONS_OF_ONE_TABLE", 3)
-    monkeypatch.setattr(field_log, "DeltaTable", open_anew)
+    monkeypatch.setattr(field_log_writer, "_VERSIONS_OF_ONE_TABLE", 3)
+    monkeypatch.setattr(field_log_writer, "DeltaTable", open_anew)
     writing, reading = FieldLog.open(tmp_path), FieldLog.open(tmp_path, create=False)
     cursor: Cursor = {}
     seen: list[int] = []
@@ -335,19 +335,20 @@ def test_a_table_of_a_later_version_still_takes_rows(tmp_path: Path) -> None:
 
 def test_merging_takes_bounded_memory(log: FieldLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many small files there are, and however well they compress."""
-    monkeypatch.setattr(field_log_compaction, "MERGED_BYTES", 4 * make_rows("a", [1], per_request=40).nbytes)
+    monkeypatch.setattr(field_log_compaction, "MERGED_BYTES", 6 * make_rows("a", [1], per_request=40).nbytes)
     for seq in range(1, 22):
         log.append(make_rows("a", [seq], per_request=40), writer="a", last_seq=seq)
     cursor = log.read_after({}, limit=100).cursor_after({})
     rest = positions(log.read_after(cursor, limit=10_000))
     held: list[int] = []
-    merge = FieldLog._merge  # pyright: ignore[reportPrivateUsage]
+    rows_of = field_log_writer.rows_of
 
-    def watched(self: FieldLog, run: Run, rows: pa.Table) -> bool:
-        held.append(rows.nbytes)
-        return merge(self, run, rows)
+    def watched(table: DeltaTable, run: Run) -> pa.Table:
+        rows = pa.table(rows_of(table, run))
+        held.append(rows.cast(FIELD_LOG_SCHEMA).nbytes)
+        return rows
 
-    monkeypatch.setattr(FieldLog, "_merge", watched)
+    monkeypatch.setattr(field_log_writer, "rows_of", watched)
     merged = log.compact()
     assert merged == len(held) > 4
     assert max(held) <= field_log_compaction.MERGED_BYTES
@@ -376,14 +377,14 @@ def test_merging_gives_way_where_rows_have_left_meanwhile(
         log.append(make_rows("a", [seq]), writer="a", last_seq=seq)
     other = FieldLog.open(tmp_path / "field_log")
     day_after = datetime.fromtimestamp(START_MS / 1000, timezone.utc).date() + timedelta(days=1)
-    pieces = field_log.pieces_of
+    pieces = field_log_writer.pieces_of
 
-    def retention_comes_first(run: Run, schema: pa.Schema) -> Iterator[tuple[Run, pa.Table]]:
-        for piece in pieces(run, schema):
+    def retention_comes_first(table: DeltaTable, run: Run) -> Iterator[Run]:
+        for piece in pieces(table, run):
             assert other.delete_before(day_after) == 6
             yield piece
 
-    monkeypatch.setattr(field_log, "pieces_of", retention_comes_first)
+    monkeypatch.setattr(field_log_writer, "pieces_of", retention_comes_first)
     assert log.compact() == 0
     assert log.count() == 0
 

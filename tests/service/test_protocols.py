@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,7 +71,7 @@ def check(exchange: Exchange) -> None:
         assert predictions.confidence.dtype == np.float32
         assert predictions.confidence.shape == (count,)
     rows, left_out = to_rows("w" * 32, 1, exchange, decoded)
-    assert rows.num_rows + left_out.total() == count
+    assert len(rows) + left_out.total() == count
 
 
 def test_every_decoder_keeps_the_contract() -> None:
@@ -133,7 +134,7 @@ def test_an_upstreams_own_name_comes_first(
 ) -> None:
     exchange = replace(good(protocol), model_name=upstream[0], model_version=upstream[1])
     rows, _ = to_rows("w" * 32, 1, exchange, DECODERS[protocol].decode(exchange))
-    first = rows.to_pylist()[0]
+    first = pa.table(rows).to_pylist()[0]
     named = ("m" if "/m" in TALKS[protocol][0] else UNKNOWN_MODEL, UNKNOWN_MODEL)
     assert (first["model_name"], first["model_version"]) == (logged or named)
 
