@@ -1,22 +1,35 @@
-"""Request bodies that are tables (CSV, Parquet) as arrays, without pandas."""
+"""Request bodies that are tables (CSV, Parquet) as arrays, without pandas and pyarrow."""
 
 from __future__ import annotations
+
+import csv
+import io
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
+from arro3.core import DataType, Schema, Table
+from deltalake import QueryBuilder
 
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError
 from fieldrepair_service.protocols.base import Inputs, as_numbers, as_table
 
-# The most that a Parquet file may unpack to, read a few rows at a time: what it says about itself need not be true,
-# and asking pyarrow for it (``ColumnChunkMetaData``) ends the process where a file's statistics are broken.
+# What pandas, with which MLflow reads CSV, takes for a missing value.
+_MISSING = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
+# The most that a Parquet file may unpack to, read a few rows at a time: what it says about itself need not be true.
 _MOST_BYTES = 64 << 20
-_ROWS_AT_ONCE = 256
+_PARQUET_SESSION = {
+    "datafusion.execution.batch_size": "256",
+    "datafusion.execution.collect_statistics": "false",  # they may be broken, and nobody asks for them
+    "datafusion.execution.parquet.skip_metadata": "false",  # pandas says there which columns are its index
+    "datafusion.execution.target_partitions": "1",
+}
 
 
 def read_csv(body: bytes) -> Inputs:
@@ -26,9 +39,32 @@ def read_csv(body: bytes) -> Inputs:
         DecodeError: if it is none, or has columns of text.
     """
     try:
-        return _table_as_array(pa_csv.read_csv(pa.BufferReader(body), pa_csv.ReadOptions(use_threads=False)))
-    except (pa.ArrowException, ValueError, KeyError) as error:
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+        names = next(lines, list[str]())
+        rows = [line for line in lines if line]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DecodeError(f"not a CSV file: {error}", reason=drops.MALFORMED_REQUEST) from error
+    if not names:
+        raise DecodeError("not a CSV file: it has no header line", reason=drops.MALFORMED_REQUEST)
+    for at, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            problem = f"row {at} has {len(row)} cells, the header {len(names)}"
+            raise DecodeError(f"not a CSV file: {problem}", reason=drops.MALFORMED_REQUEST)
+    cells = [[_number(cell, name) for cell, name in zip(row, names, strict=True)] for row in rows]
+    return as_table(as_numbers(cells, "the cells"), names)
+
+
+def _number(cell: str, column: str) -> bool | int | float | None:
+    if cell in _MISSING:
+        return None
+    try:
+        return int(cell) if cell.lstrip("+-").isdecimal() else float(cell)
+    except ValueError:
+        pass
+    known = {"true": True, "false": False}.get(cell.lower())
+    if known is None:
+        raise DecodeError(f"column {column!r} has {cell[:40]!r}, not a number", reason=drops.NOT_NUMERIC)
+    return known
 
 
 def read_parquet(body: bytes) -> Inputs:
@@ -40,27 +76,39 @@ def read_parquet(body: bytes) -> Inputs:
         DecodeError: if it is none, is huge when unpacked, or has columns of text.
     """
     try:
-        file = pa_parquet.ParquetFile(pa.BufferReader(body))
-        index = _pandas_index(file.schema_arrow)
-        names = [name for name in file.schema_arrow.names if name not in index]
-        return _table_as_array(_unpacked(file, names, max(_MOST_BYTES, 4 * len(body))))
-    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+        return _table_as_array(_unpacked(body, max(_MOST_BYTES, 4 * len(body))))
+    except DecodeError:
+        raise
+    except BaseException as error:
+        # For broken files the reader raises bare Exceptions, and panics, which Rust hands on as no Exception at all.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise DecodeError(f"not a Parquet file: {error}", reason=drops.MALFORMED_REQUEST) from error
 
 
-def _unpacked(file: pa_parquet.ParquetFile, names: list[str], most_bytes: int) -> pa.Table:
-    batches: list[pa.RecordBatch] = []
-    size = 0
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, use_threads=False):
-        size += batch.nbytes
-        if size > most_bytes:
-            raise DecodeError(f"more than {most_bytes} bytes unpacked", reason=drops.TOO_LARGE_DECODED)
-        batches.append(batch)
-    return pa.Table.from_batches(batches, schema=batches[0].schema) if batches else file.read(columns=names)
+def _unpacked(body: bytes, most_bytes: int) -> Table:
+    """The columns that count, read by the query engine that deltalake brings: the only reader of Parquet here."""
+    with NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(body)
+        file.flush()
+        engine = QueryBuilder(_PARQUET_SESSION)
+        engine.execute(f"CREATE EXTERNAL TABLE body STORED AS PARQUET LOCATION '{file.name}'").read_all()
+        batches: Any = engine.execute("SELECT * FROM body")
+        index = _pandas_index(batches.schema)
+        names = [name for name in batches.schema.names if name not in index]
+        _refuse_text(batches.schema, names)
+        kept: list[Any] = []
+        size = 0
+        for batch in batches:
+            size += batch.nbytes
+            if size > most_bytes:
+                raise DecodeError(f"more than {most_bytes} bytes unpacked", reason=drops.TOO_LARGE_DECODED)
+            kept.append(batch.select(names))
+        return Table.from_batches(kept, schema=Schema([batches.schema.field(name) for name in names]))
 
 
-def _pandas_index(schema: pa.Schema) -> set[str]:
-    described = (schema.metadata or {}).get(b"pandas")
+def _pandas_index(schema: Schema) -> set[str]:
+    described = schema.metadata.get(b"pandas")
     if described is None:
         return set()
     try:
@@ -70,24 +118,39 @@ def _pandas_index(schema: pa.Schema) -> set[str]:
         return set()
 
 
-def _table_as_array(table: pa.Table) -> Inputs:
-    if table.num_columns == 0:
+def _refuse_text(schema: Schema, names: list[str]) -> None:
+    if not names:
         raise DecodeError("the table has no columns", reason=drops.EMPTY)
-    if table.num_columns == 1 and isinstance(table.schema.types[0], pa.ListType):
-        return Inputs(as_numbers(table.column(0).to_pylist(), "the cells"))
-    columns = [_column(table.column(at), name) for at, name in enumerate(table.column_names)]
-    array = np.stack(columns, axis=1)
+    for name in names:
+        kind = schema.field(name).type
+        if not (_is_number(kind) or (len(names) == 1 and _is_list(kind))):
+            raise DecodeError(f"column {name!r} is {kind}, not numbers", reason=drops.NOT_NUMERIC)
+
+
+def _is_number(kind: DataType) -> bool:
+    return any(
+        test(kind) for test in (DataType.is_integer, DataType.is_floating, DataType.is_boolean, DataType.is_null)
+    )
+
+
+def _is_list(kind: DataType) -> bool:
+    return any(test(kind) for test in (DataType.is_list, DataType.is_large_list, DataType.is_fixed_size_list))
+
+
+def _table_as_array(table: Table) -> Inputs:
+    names = list(table.column_names)
+    if _is_list(table.schema.field(0).type):
+        column: Any = table.column(0)
+        return Inputs(as_numbers(column.to_pylist(), "the cells"))
+    array = np.stack([_column(table.column(at)) for at in range(table.num_columns)], axis=1)
     if array.dtype.kind == "b":
-        return as_table(array, table.column_names)
+        return as_table(array, names)
     with np.errstate(over="ignore"):
         numbers = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
-    return as_table(numbers, table.column_names)
+    return as_table(numbers, names)
 
 
-def _column(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.generic]:
-    if column.null_count == len(column):
-        return np.full(len(column), np.nan)
-    values = column.to_numpy(zero_copy_only=False)
-    if values.dtype.kind not in "iufb":
-        raise DecodeError(f"column {name!r} is {column.type}, not numbers", reason=drops.NOT_NUMERIC)
-    return values
+def _column(column: Any) -> npt.NDArray[np.generic]:
+    if column.null_count or DataType.is_null(column.type):
+        return np.array(column.to_pylist(), dtype=np.float64)  # None becomes NaN
+    return column.to_numpy()
