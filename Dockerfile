@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Two images. `sidecar`: what stands beside a model server, without torch and mlflow. `full`: every command.
+# Two images. `sidecar`: what stands beside a model server and writes the field log. `full`: every command.
 #
 #   docker build --target sidecar -t REGISTRY/fieldrepair-sidecar:0.1.0 .
 #   docker build --target full    -t REGISTRY/fieldrepair-full:0.1.0 .
@@ -8,7 +8,8 @@
 
 ARG PYTHON_VERSION=3.11
 
-FROM python:${PYTHON_VERSION}-slim-bookworm AS builder
+# Not the slim one: it lacks `strip`.
+FROM python:${PYTHON_VERSION}-bookworm AS builder
 # Times in what is built. BuildKit takes the same argument for the times of the image's layers.
 ARG SOURCE_DATE_EPOCH=0
 ARG UV_VERSION=0.13.9
@@ -24,13 +25,16 @@ COPY service service
 COPY monitoring monitoring
 
 FROM builder AS builder-sidecar
-RUN /opt/uv/bin/uv pip install --no-cache --python /opt/fieldrepair/bin/python -c constraints.txt ".[service]"
-# Headers, tests, and of Arrow a part that nobody here uses (Flight, a network protocol). What is left must still load.
-RUN find /opt/fieldrepair -type d \( -name tests -o -path '*/pyarrow/include*' -o -path '*/numpy/core/include' \) \
-         -prune -exec rm -rf {} + \
-    && find /opt/fieldrepair -path '*/pyarrow/*' -type f \( -name '*flight*' -o -name '*.pyx' \
-         -o -name '*.pxi' -o -name '*.pxd' -o -name '*cpp_tests*' -o -name '*.cc' -o -name '*.h' \) -delete \
-    && /opt/fieldrepair/bin/python -c "import fieldrepair_service.sidecar, fieldrepair_service.shipping, pyarrow.parquet, pyarrow.dataset"
+RUN /opt/uv/bin/uv pip install --no-cache --python /opt/fieldrepair/bin/python -c constraints.txt ".[sidecar]"
+# Tests, headers, sources, lists of components, debugging symbols, and of numpy the tools that build extensions. What is
+# left must still load.
+RUN find /opt/fieldrepair -type d \( -name tests -o -name sboms -o -path '*/numpy/core/include' \
+         -o -path '*/numpy/distutils' -o -path '*/numpy/f2py' \) -prune -exec rm -rf {} + \
+    && find /opt/fieldrepair -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.h' \
+         -o -name '*.c' -o -name '*.a' \) -delete \
+    && find /opt/fieldrepair -type f \( -path '*/uvloop/*.so' -o -path '*/httptools/*.so' \) \
+         -exec strip --strip-unneeded {} + \
+    && /opt/fieldrepair/bin/python -c "import fieldrepair_service.sidecar, fieldrepair_service.shipping, fieldrepair_service.mirror.mirror"
 RUN python -m compileall -q --invalidation-mode checked-hash -x '/templates/' /opt/fieldrepair/lib
 
 FROM builder AS builder-full

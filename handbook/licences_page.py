@@ -11,7 +11,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("service", "monitoring", "plugin", "tracing", "umap")
+EXTRAS = ("sidecar", "service", "monitoring", "plugin", "tracing", "umap")
 """Extras that people install to use the product; those for working on it are not listed."""
 
 
@@ -82,7 +82,7 @@ export FIELDREPAIR_DETECTORS=frouros_mmd,frouros_ks
 ```
 
 chooses [tests from frouros](monitoring.md#licence-of-the-detector) (BSD-3-Clause). alibi-detect then stays installed,
-but is not imported; a test holds that. A sidecar alone (extra `service`) does not bring it at all.
+but is not imported; a test holds that. A sidecar alone (extra `sidecar`) does not bring it at all.
 
 **LGPL.** psycopg, the driver for PostgreSQL, is under LGPL-3.0: using it as the separate package that it is puts no
 terms on your own code. Whoever passes on a changed psycopg must pass on the change.
@@ -96,8 +96,9 @@ under it; your code does not.
 ## All packages
 
 In bold: what fieldrepair itself depends on; the others come with those. "BSD" is where the metadata does not say which
-one. To the right is the extra that brings a package; `monitoring` brings all of `service`, and `plugin` all of both.
-What is not installed where this page was made is missing: packages for other platforms, and the extra `umap`.
+one. To the right is the extra that brings a package; `service` brings all of `sidecar`, `monitoring` all of both, and
+`plugin` all of the three. What is not installed where this page was made is missing: packages for other platforms, and
+the extra `umap`.
 
 | package | licence | extras |
 |---|---|---|
@@ -118,7 +119,7 @@ class Package:
     def line(self) -> str:
         """Its row in the table."""
         name = f"**{self.name}**" if self.direct else self.name
-        nested = ("service", "monitoring", "plugin")  # each brings those before it
+        nested = ("sidecar", "service", "monitoring", "plugin")  # each brings those before it
         smallest = next((each for each in nested if each in self.extras), None)
         shown = [each for each in self.extras if each not in nested or each == smallest]
         return f"| {name} | {self.licence} | {', '.join(shown) if len(self.extras) < len(EXTRAS) else 'all'} |"
