@@ -27,13 +27,15 @@ from benchmarks.drift_record import Decisions, Record, Severity, make_record, ta
 from benchmarks.drift_streams import WINDOW, DriftStream, after_calm, no_drift, ramp, shifted
 from fieldrepair_monitoring.detectors import Detector, DetectorOptions, DriftScore, make_detector
 from fieldrepair_monitoring.detectors.calibrated import CalibratedDetector
-from fieldrepair_monitoring.detectors.combination import combine
+from fieldrepair_monitoring.detectors.combination import CombinedScore, combine
 from fieldrepair_monitoring.detectors.trend import TrendDetector
 from fieldrepair_monitoring.features import Features
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.severity import AccuracyEstimator
 
 Scores = dict[str, list[DriftScore]]
+Decided = tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+"""Of each window: whether it has drifted, and whether that needs no other window to confirm it."""
 
 IMAGES = "trend,mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
 TABLES = "trend,tabular,mmd,ks,uncertainty,classes,lsdd,learned_kernel,context_mmd,online_mmd,frouros_mmd,frouros_ks"
@@ -65,8 +67,8 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
         lots.append(stream)
         scores, seconds = _score(fitted, stream)
         decided = _decide(scores, [words for words in sets if set(words) <= set(fitted)], options)
-        for name, drifted in decided.items():
-            _add(calm, name, drifted, seconds.get(name, 0.0))
+        for name, said in decided.items():
+            _add(calm, name, said, seconds.get(name, 0.0))
         estimator = AccuracyEstimator(reference.features, reference.labels, case.training)
         ramped = ramp(case, traffic, split)
         ramps = (ramped, after_calm(ramped, traffic, split))
@@ -76,15 +78,16 @@ def measure(case: DriftCase, options: argparse.Namespace, console: Console) -> l
             severity = _severity(estimator, moving)
             moved, took = _score(fitted, moving)
             decided = _decide(moved, [words for words in sets if set(words) <= set(fitted)], options)
-            for name, drifted in decided.items():
-                decisions = Decisions([drifted], took.get(name, 0.0))
+            for name, (drifted, at_once) in decided.items():
+                decisions = Decisions([drifted], took.get(name, 0.0), [at_once])
                 records.append(make_record(case, name, named, decisions, severity, options.p_value))
             if moving.loss is not None:
                 known = Decisions([oracle.drifted(reference, moving)], 0.0)
                 records.append(make_record(case, oracle.name, named, known, severity, options.p_value))
             if compares:
                 again = replace(named, name=f"{named.name}_compared")
-                ours = Decisions([decided["+".join(default)]], 0.0)
+                drifted, at_once = decided["+".join(default)]
+                ours = Decisions([drifted], 0.0, [at_once])
                 records.append(make_record(case, OURS, again, ours, severity, options.p_value))
                 # The others remember nothing, so calm windows before a ramp change nothing for them.
                 for other in OTHERS if moving.calm == 0 else ():
@@ -120,19 +123,23 @@ def _compare_calm(
         streams.append(last)
         fitted = _fit(default, reference.features, options, None)
         scores, seconds = _score(fitted, stream)
-        drifted = _decide(scores, [tuple(default)], options)["+".join(default)]
-        _add(compared, OURS, drifted[-1:], sum(seconds.values()))
+        drifted, at_once = _decide(scores, [tuple(default)], options)["+".join(default)]
+        _add(compared, OURS, (drifted[-1:], at_once[-1:]), sum(seconds.values()))
         for other in OTHERS:
-            _add(compared, other.name, *_others(other(reference.features), last, split, until_confirmed=False))
+            said, took = _others(other(reference.features), last, split, until_confirmed=False)
+            _add(compared, other.name, (said, np.zeros_like(said)), took)
     return [
         make_record(case, name, streams[0], decisions, severity, options.p_value if name == OURS else None)
         for name, decisions in compared.items()
     ]
 
 
-def _add(decisions: dict[str, Decisions], name: str, drifted: npt.NDArray[np.bool_], seconds: float) -> None:
-    before = decisions.get(name, Decisions([], 0.0))
-    decisions[name] = Decisions([*before.drifted, drifted], before.seconds + seconds)
+def _add(decisions: dict[str, Decisions], name: str, said: Decided, seconds: float) -> None:
+    before = decisions.get(name, Decisions([], 0.0, []))
+    drifted, at_once = said
+    decisions[name] = Decisions(
+        [*before.drifted, drifted], before.seconds + seconds, [*(before.at_once or []), at_once]
+    )
 
 
 def _others(
@@ -188,25 +195,27 @@ def _score(fitted: Mapping[str, Detector], stream: DriftStream) -> tuple[Scores,
     return scores, seconds
 
 
-def _decide(
-    scores: Scores, sets: Sequence[tuple[str, ...]], options: argparse.Namespace
-) -> dict[str, npt.NDArray[np.bool_]]:
+def _decide(scores: Scores, sets: Sequence[tuple[str, ...]], options: argparse.Namespace) -> dict[str, Decided]:
     """Each detector by itself, and the sets of detectors as one decision each."""
-    decided = {name: np.array([score.drifted for score in of]) for name, of in scores.items()}
+    decided = {name: _said(of) for name, of in scores.items()}
     for names in sets:
         windows = min(len(scores[name]) for name in names)
-        decided["+".join(names)] = np.array(
+        decided["+".join(names)] = _said(
             [
                 combine(
                     {name: scores[name][at] for name in names},
                     alpha=options.p_value,
                     min_effect=MonitorSettings().drift_min_effect,
                     multiplicity=MonitorSettings().drift_multiplicity,
-                ).drifted
+                )
                 for at in range(windows)
             ]
         )
     return decided
+
+
+def _said(of: Sequence[DriftScore | CombinedScore]) -> Decided:
+    return np.array([each.drifted for each in of]), np.array([each.confirmed for each in of])
 
 
 def _severity(estimator: AccuracyEstimator, stream: DriftStream) -> Severity:

@@ -32,7 +32,7 @@ class Record:
     configured_rate: float | None
     """None for the libraries we compare with."""
     confirmed_alarms: int
-    """Shifts confirmed by 2 of 3 windows; calm for 3 windows ends one. No harm is asked for here."""
+    """Shifts confirmed by 2 of 3 windows, or at once; calm for 3 windows ends one. No harm is asked for here."""
     delay_windows: int | None
     """Windows until the first alarm, that one counted; None: never, or nothing has shifted."""
     confirmed_delay_windows: int | None
@@ -66,17 +66,20 @@ class Decisions:
 
     drifted: list[npt.NDArray[np.bool_]]
     seconds: float
+    at_once: list[npt.NDArray[np.bool_]] | None = None
+    """Alarms that need no other window to confirm them; None: each does."""
 
     def confirmed(self, lot: int) -> list[int]:
         """Windows of a lot that complete a confirmed shift while none is open."""
         found: list[int] = []
         is_open = False
         seen = self.drifted[lot]
+        at_once = np.zeros(len(seen), dtype=np.bool_) if self.at_once is None else self.at_once[lot]
         for at in range(len(seen)):
             last = seen[max(0, at - 2) : at + 1]
             if is_open:
                 is_open = len(last) < 3 or bool(last.any())
-            elif last.sum() >= 2:
+            elif last.sum() >= 2 or at_once[at]:
                 found.append(at)
                 is_open = True
         return found

@@ -154,7 +154,7 @@ class Replayer:
         return window.times_ms[1] / 1000 - self._ended_s < self._settings.drift_cooldown_seconds
 
     def _open_if_shifted(self, index: int, window: ReplayWindow, verdict: Verdict) -> None:
-        shift = self._confirmation.shift(self._recent)
+        shift = self._confirmation.shift(self._recent, confirmed=verdict.confirmed)
         if shift is None:
             return
         reference = self._watched.reference_accuracy

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from fieldrepair_service.case_book import WindowRecord
 
+AS_RARE_AS = 2
+"""Alarms in different windows that are as rare by chance as one that needs no confirmation."""
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -30,20 +33,25 @@ class Shift:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """``confirmations`` of the last ``windows`` windows make a shift; ``windows`` calm ones in a row end it."""
+    """``confirmations`` of the last ``windows`` windows make a shift; ``windows`` calm ones in a row end it.
+
+    One window makes a shift if it needs no other to confirm it (:attr:`.detectors.DriftScore.confirmed`): that is as
+    rare by chance as two independent alarms, so it does where two are enough.
+    """
 
     confirmations: int
     windows: int
 
-    def shift(self, recent: Sequence[WindowRecord]) -> Shift | None:
+    def shift(self, recent: Sequence[WindowRecord], *, confirmed: bool = False) -> Shift | None:
         """The shift that the last windows show.
 
         Args:
             recent: windows in order, the newest last; only the last ``self.windows`` count.
+            confirmed: whether the newest, which has drifted, needs no other to confirm it.
         """
         looked_at = list(recent)[-self.windows :]
         drifted = [window for window in looked_at if window.drifted]
-        if len(drifted) < self.confirmations:
+        if len(drifted) < self.confirmations and not (confirmed and self.confirmations <= AS_RARE_AS):
             return None
         estimates = [window.estimated_accuracy for window in drifted if window.estimated_accuracy is not None]
         return Shift(

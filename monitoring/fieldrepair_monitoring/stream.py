@@ -135,7 +135,7 @@ class Stream:
         # Windows after this one cannot be there: recording it would fail. Those long before do not count.
         recent = [*earlier, window][-self._confirmation.windows :]
         event = self._book.open_event(self._name, self._version)
-        shift = self._confirmation.shift(recent)
+        shift = self._confirmation.shift(recent, confirmed=verdict.confirmed)
         harmful = shift is not None and self._harmful(shift)
         wanted = shift is not None and harmful and event is None and not self._cooling()
         opens = self._new_event(shift, window, verdict) if shift is not None and wanted else None

@@ -54,6 +54,8 @@ class Verdict:
     """Of all detectors together, adjusted for their number."""
     drifted: bool
     """Whether all of them together say that the window is unlike every world."""
+    confirmed: bool
+    """Whether no other window need confirm that."""
     accuracy: AccuracyEstimate
     """Without labels."""
     memory: Mapping[str, Memory]
@@ -65,7 +67,7 @@ class Verdict:
         return self.accuracy.value
 
     def scores_json(self) -> dict[str, dict[str, float | bool]]:
-        """``{detector: {statistic, threshold, p_value, drifted, effect_size}}``, as the case book keeps it."""
+        """As the case book keeps them: of each detector what :class:`.detectors.DriftScore` says."""
         return {name: asdict(score) for name, score in self.scores.items()}
 
 
@@ -165,6 +167,7 @@ class WatchedVersion:
             scores=worlds[nearest],
             p_value=decision.p_value,
             drifted=drifted,
+            confirmed=all(combined.confirmed for combined in together.values()),
             accuracy=self._estimator.estimate(features),
             memory={
                 f"{world}/{name}": detector.remember(features, remembered.get(f"{world}/{name}", ""), calm=not drifted)

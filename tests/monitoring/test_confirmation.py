@@ -38,6 +38,14 @@ def test_two_of_the_last_three_make_a_shift(pattern: str, start: int | None, inp
     assert (shift and shift.start.index, shift and shift.field_inputs) == (start, inputs)
 
 
+def test_a_window_that_needs_no_other_makes_a_shift_where_two_do() -> None:
+    for pattern, start, inputs in [("x", 0, 100), ("..x", 2, 100), ("x.x", 0, 300)]:
+        shift = TWO_OF_THREE.shift(windows(pattern), confirmed=True)
+        assert shift is not None
+        assert (shift.start.index, shift.field_inputs) == (start, inputs)
+    assert Confirmation(3, 5).shift(windows("..x"), confirmed=True) is None, "rarer than two alarms was asked for"
+
+
 @pytest.mark.parametrize(
     ("pattern", "calm"), [("..", False), ("...", True), ("x...", True), ("x..", False), ("", False)]
 )

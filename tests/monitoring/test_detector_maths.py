@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -80,6 +82,15 @@ class TestCombination:
         assert not combine(scores, alpha=0.002, min_effect=0.5, multiplicity="bonferroni").drifted
         assert combine(scores, alpha=0.002, min_effect=0.5, multiplicity="bh").drifted, "0.0015: two agree"
         assert not combine(scores, alpha=0.005, min_effect=3.5, multiplicity="bonferroni").drifted
+
+    @pytest.mark.parametrize(("p_value", "confirmed"), [(0.002, True), (0.003, False)])
+    def test_an_alarm_that_needs_no_other_is_adjusted_for_their_number_too(
+        self, p_value: float, confirmed: bool
+    ) -> None:
+        scores = {"a": self.score(0.001), "b": replace(self.score(p_value), confirmed=True)}
+        decision = combine(scores, alpha=0.005, min_effect=0.5, multiplicity="bh")
+        assert (decision.drifted, decision.confirmed) == (True, confirmed)
+        assert not combine(scores, alpha=0.005, min_effect=1.5, multiplicity="bh").confirmed
 
     @pytest.mark.parametrize("multiplicity", ["bonferroni", "bh"])
     def test_no_more_false_alarms_than_chosen(self, multiplicity: str) -> None:

@@ -58,6 +58,19 @@ def test_a_slow_change_is_seen_long_before_a_single_window_shows_it() -> None:
     assert sum(trend[-40:]) >= 36, "a ramp does not become normal while it goes on"
 
 
+def test_an_alarm_is_confirmed_by_the_window_before_it() -> None:
+    """A change that comes slowly confirms itself; of a sudden one, which may be one odd window, nobody knows yet."""
+    slow = joined([field(2000, 1), *(field(100, 10 + at, moved=0.03 * at) for at in range(40))])
+    scores = fitted().score_stream(slow, in_order(60))
+    first = next(score for score in scores if score.drifted)
+    assert first.confirmed
+    sudden = fitted().score_stream(joined([field(2000, 1), field(400, 2, moved=3.0)]), in_order(24))
+    assert [(score.drifted, score.confirmed) for score in sudden[20:22]] == [(True, False), (True, True)]
+    odd = fitted().score_stream(joined([field(2000, 1), field(100, 2, moved=3.0), field(1000, 3)]), in_order(31))
+    assert odd[20].drifted
+    assert not any(score.confirmed for score in odd)
+
+
 def test_unchanged_traffic_with_rare_classes_stays_calm() -> None:
     """Far below the chosen rate: a single alarm is as rare as a confirmed one of other detectors."""
     detector = fitted(options=DetectorOptions(p_value=0.05))
@@ -181,7 +194,7 @@ def test_answers_are_compared_by_the_g_test() -> None:
     history, windows = FieldHistory.empty(6), [field(100, seed) for seed in range(1, 21)]
     for window in windows[:-1]:
         history = history.after(view.of(window), calm=True)
-    found = view.compare(view.of(windows[-1]), history, 4)
+    found = view.compare(*history.latest(view.of(windows[-1])), history, 4)
     answers = [joined(part).scores.argmax(axis=1) for part in (windows[-4:], windows[: 19 - RECENT])]
     counts = np.stack([np.bincount(part, minlength=6) for part in answers])
     seen = counts[:, counts.sum(axis=0) > 0]
@@ -223,7 +236,7 @@ def test_hotellings_p_values_are_even_where_nothing_has_changed() -> None:
         history = FieldHistory.empty(5)
         for _ in range(30):
             history = history.after(view.of(normal(20)), calm=True)
-        found.append(float(np.exp(view.compare(view.of(normal(20)), history, 1).log_q)))
+        found.append(float(np.exp(view.compare(*history.latest(view.of(normal(20))), history, 1).log_q)))
     # The floor under the scatter and the excess of windows only make it more careful.
     assert kstest(found, "uniform", alternative="greater").pvalue > 0.01
     assert np.median(found) < 0.75

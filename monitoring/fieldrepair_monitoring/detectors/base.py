@@ -36,6 +36,8 @@ class DriftScore:
     effect_size: float
     """The distance in units of what chance shows: 1 is the distance that 95 % of windows of 100 unchanged inputs stay
     below. It does not grow with the window, so a huge window of nearly unchanged inputs has a small effect."""
+    confirmed: bool = False
+    """Whether no other window need confirm it: it is about several of them, and as rare by chance as two alarms are."""
 
 
 @dataclass(frozen=True)

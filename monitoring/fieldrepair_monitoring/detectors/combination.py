@@ -24,6 +24,8 @@ class CombinedScore:
     p_value: float
     """Adjusted for the number of detectors; may be compared with the chosen rate of false alarms."""
     drifted: bool
+    confirmed: bool
+    """Whether no other window need confirm it; see :attr:`.base.DriftScore.confirmed`."""
 
 
 def combine(
@@ -42,7 +44,9 @@ def combine(
     decisive = min(scores, key=lambda name: (scores[name].p_value, -scores[name].effect_size))
     p_values = np.array([[score.p_value for score in scores.values()]])
     p_value = float(combined_p(p_values, multiplicity)[0])
-    return CombinedScore(decisive, p_value, p_value < alpha and scores[decisive].effect_size >= min_effect)
+    drifted = p_value < alpha and scores[decisive].effect_size >= min_effect
+    sure = any(score.confirmed and len(scores) * score.p_value < alpha for score in scores.values())
+    return CombinedScore(decisive, p_value, drifted, drifted and sure)
 
 
 def combined_p(p_values: PValues, multiplicity: Multiplicity) -> PValues:

@@ -68,17 +68,22 @@ class View(ABC):
     def of(self, features: Features) -> Vector:
         """``(m, k)`` numbers of ``m`` inputs."""
 
-    def compare(self, window: Vector, history: FieldHistory, span: int) -> Comparison:
-        """The last ``span`` windows, of which ``window`` is the newest, against the past."""
-        before = history.recent[len(history.recent) - span + 1 :]
-        if history.past_windows < LEAST_PAST or len(before) < span - 1:
+    def compare(self, sizes: Vector, means: Vector, history: FieldHistory, span: int) -> Comparison:
+        """The last ``span`` windows together against the past.
+
+        Args:
+            sizes: ``(w,)`` inputs in the last windows, oldest first.
+            means: ``(w, k)`` of these windows.
+            history: what the past is taken from.
+            span: how many of these windows to put together.
+        """
+        if history.past_windows < LEAST_PAST or len(sizes) < span:
             return NOTHING
-        inputs = len(window) + sum(each.size for each in before)
-        total = window.sum(axis=0) + sum((each.size * each.mean for each in before), np.zeros(window.shape[1]))
-        return self._compare(total / inputs, inputs, window.mean(axis=0), history)
+        inputs = float(sizes[-span:].sum())
+        return self._compare(sizes[-span:] @ means[-span:] / inputs, inputs, means[-1], history)
 
     @abstractmethod
-    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: float, newest: Vector, history: FieldHistory) -> Comparison:
         """The mean of so many recent inputs against the past; ``newest`` is that of the last window alone."""
 
 
@@ -107,7 +112,7 @@ class Answers(View):
         """``(m, k)``: 1 for the group of the answer, 0 elsewhere."""
         return np.eye(self._k)[self._groups[features.scores.argmax(axis=1)]]
 
-    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: float, newest: Vector, history: FieldHistory) -> Comparison:
         before = history.past_inputs
         metric = np.diag(1.0 / self._tolerance)
         past = nearest(recent, history.past_mean, self.probe, metric, self._close)
@@ -154,7 +159,7 @@ class Means(View):
         """``(m, k)``: the components, each with mean 0 and variance 1 on the reference."""
         return self._coordinates.of(self._features(features))
 
-    def _compare(self, recent: Vector, inputs: int, newest: Vector, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Vector, inputs: float, newest: Vector, history: FieldHistory) -> Comparison:
         k = len(self.probe)
         freedom = self._weight + history.freedom
         within = (self._weight * np.eye(k) + history.past_scatter) / freedom

@@ -55,7 +55,7 @@ class WindowRecord:
     effect_size: float | None = None
     """How large the difference is, in units of the detector that do not grow with the window."""
     scores: JsonObject | None = None
-    """Per detector: ``{name: {statistic, threshold, p_value, drifted, effect_size}}``."""
+    """Per detector: ``{name: {statistic, threshold, p_value, drifted, effect_size, confirmed}}``."""
 
     def __post_init__(self) -> None:
         if self.index < 0 or self.size < 1 or self.last_timestamp_ms < self.first_timestamp_ms:
