@@ -13,7 +13,11 @@ from time import perf_counter
 
 
 class BusyPolling:
-    """Keeps the traffic event loop awake while the model server works, for a bounded time. It belongs to that loop."""
+    """Keeps the traffic event loop awake while the model server works, for a bounded time. It belongs to that loop.
+
+    After an answer that took longer than that it sleeps, until one has come sooner again: a slow model server is not
+    answered for by processor time.
+    """
 
     def __init__(self, seconds: float) -> None:
         """Nothing is kept awake yet.
@@ -24,6 +28,7 @@ class BusyPolling:
         self._seconds = seconds
         self._awaited = 0  # requests without an answer
         self._until = 0.0
+        self._quick = True  # whether the last answer came while the loop would have been awake
         self.awake = False
         """Whether the loop looks again and again now."""
 
@@ -31,13 +36,18 @@ class BusyPolling:
         """A request is on its way to a model server."""
         self._awaited += 1
         self._until = perf_counter() + self._seconds
-        if not self.awake:
+        if self._quick and not self.awake:
             self.awake = True
             self._stay()
 
-    def request_over(self) -> None:
-        """It has its answer, or will get none."""
+    def request_over(self, seconds: float) -> None:
+        """It has its answer, or will get none.
+
+        Args:
+            seconds: that it took since it was sent on.
+        """
         self._awaited -= 1
+        self._quick = seconds < self._seconds
 
     def _turn(self) -> None:
         if self._awaited and perf_counter() < self._until:

@@ -80,7 +80,7 @@ class _Sidecar:
                 settings.connect_timeout,
                 settings.total_timeout,
                 settings.upstream_idle_seconds,
-                settings.busy_poll_ms / 1000,
+                settings.busy_poll_seconds(),
             ),
             tls=client_context(settings.upstream_ca_file),
             on_switch=self._last_upstream.keep if settings.upstream is None else None,

@@ -9,6 +9,10 @@ from pydantic import Field, SecretStr
 from fieldrepair_service.client_connection import TrafficLimits
 from fieldrepair_service.exchange import UNKNOWN_MODEL
 from fieldrepair_service.logging_settings import KIB, LoggingSettings
+from fieldrepair_service.processors import may_spare_one
+
+BUSY_POLL_SECONDS = 0.005
+"""By default, where a processor can be spared."""
 
 
 class SidecarSettings(LoggingSettings):
@@ -69,11 +73,11 @@ class SidecarSettings(LoggingSettings):
     """How long an idle connection to the upstream is kept. Must be shorter than the upstream keeps it (uvicorn, and so
     MLflow: 5 s), or requests are sent into connections that are just being closed."""
 
-    busy_poll_ms: float = Field(default=0.0, ge=0, le=1000)
+    busy_poll_ms: float | None = Field(default=None, ge=0, le=1000)
     """Milliseconds for which the sidecar stays awake after it has sent a request on, to pass the answer on sooner; 0:
-    it sleeps until the answer comes. Worth it for models that answer within a few milliseconds, where a core can be
-    spared: it takes processor time for as long as requests wait for answers, and slows the sidecar down if its
-    processor time is limited to less than a core."""
+    it sleeps until the answer comes. It takes processor time for as long as requests wait for answers, of models that
+    answer within that time; for others it sleeps. Default: 5 where the sidecar can run on two processors or more and
+    no control group (a container's limit, say) lets it have less than two; else 0."""
 
     mlflow_webhook_secret: SecretStr | None = Field(default=None, min_length=16)
     """Secret that MLflow signs its webhooks with. With one, POST /mlflow/webhook on the control port takes its alias
@@ -83,6 +87,12 @@ class SidecarSettings(LoggingSettings):
         """The webhook's secret in plain text."""
         secret = self.mlflow_webhook_secret
         return None if secret is None else secret.get_secret_value()
+
+    def busy_poll_seconds(self) -> float:
+        """How long to stay awake for an answer."""
+        if self.busy_poll_ms is not None:
+            return self.busy_poll_ms / 1000
+        return BUSY_POLL_SECONDS if may_spare_one() else 0.0
 
     def traffic_limits(self) -> TrafficLimits:
         """What one client may take of the traffic port."""

@@ -204,7 +204,7 @@ class Upstreams:
         """
         upstream.in_flight -= 1
         if self.polling is not None:
-            self.polling.request_over()
+            self.polling.request_over(perf_counter() - asked_at)
         if self.canary is not None:
             self.canary.count(upstream, status, perf_counter() - asked_at)
         if upstream.in_flight == 0 and upstream is not self.active:

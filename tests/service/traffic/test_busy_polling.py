@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from threading import Event
 
 import pytest
 
+from fieldrepair_service import sidecar_settings
 from fieldrepair_service.busy_polling import BusyPolling
+from fieldrepair_service.sidecar_settings import SidecarSettings
 from fieldrepair_service.upstream import UpstreamLimits
 from tests.service.traffic.conftest import ASKED, SCORES, RawUpstream, Seen, StartTraffic, Traffic, answer, eventually
 
@@ -23,8 +27,8 @@ def test_awake_from_the_first_request_to_the_last_answer() -> None:
     async def story() -> list[bool]:
         polling = BusyPolling(seconds=3600)
         awake = [polling.awake]
-        steps = [polling.request_sent, polling.request_sent, polling.request_over, polling.request_over]
-        for step in steps:
+        over = partial(polling.request_over, 1.0)
+        for step in (polling.request_sent, polling.request_sent, over, over):
             step()
             await turns(5)
             awake.append(polling.awake)
@@ -35,16 +39,28 @@ def test_awake_from_the_first_request_to_the_last_answer() -> None:
 
 
 def test_asleep_when_the_answer_takes_longer_than_that() -> None:
-    async def story() -> bool:
+    async def story() -> None:
         polling = BusyPolling(seconds=0.01)
         polling.request_sent()
         await turns(5)
         while polling.awake:  # without an end, the test's timeout would say so
             await asyncio.sleep(0.001)
-        polling.request_sent()  # another request: awake for its sake
-        return polling.awake
 
-    assert asyncio.run(story())
+    asyncio.run(story())
+
+
+def test_after_a_slow_answer_asleep_until_a_quick_one() -> None:
+    async def story() -> list[bool]:
+        polling = BusyPolling(seconds=3600)
+        awake: list[bool] = []
+        for seconds in (3601.0, 3599.0, 1.0):
+            polling.request_sent()
+            awake.append(polling.awake)
+            polling.request_over(seconds)
+            await turns(5)
+        return awake
+
+    assert asyncio.run(story()) == [True, False, True]
 
 
 @pytest.fixture
@@ -120,5 +136,15 @@ def test_asleep_when_there_is_no_model_server(awake: Traffic, upstream: RawUpstr
     eventually(lambda: not is_awake(awake))
 
 
-def test_by_default_it_sleeps(start_traffic: StartTraffic, upstream: RawUpstream) -> None:
+def test_without_it_the_loop_sleeps(start_traffic: StartTraffic, upstream: RawUpstream) -> None:
     assert start_traffic(upstream.url).upstreams.polling is None
+
+
+@pytest.mark.parametrize(("spare", "seconds"), [(True, 0.005), (False, 0.0)])
+def test_by_default_where_a_processor_can_be_spared(
+    spare: bool, seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sidecar_settings, "may_spare_one", lambda: spare)
+    assert SidecarSettings(state_dir=tmp_path).busy_poll_seconds() == seconds
+    assert SidecarSettings(state_dir=tmp_path, busy_poll_ms=0).busy_poll_seconds() == 0
+    assert SidecarSettings(state_dir=tmp_path, busy_poll_ms=20).busy_poll_seconds() == 0.02
