@@ -49,6 +49,9 @@ def test_no_limit_is_known_where_there_are_no_control_groups(tmp_path: Path) -> 
 def test_one_can_be_spared_where_another_is_left(
     usable: int, quota: float | None, spare: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
+    def affinity(_: int) -> set[int]:
+        return set(range(usable))
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
     monkeypatch.setattr(processors, "processor_quota", lambda: quota)
     assert may_spare_one() is spare

@@ -64,11 +64,10 @@ class FieldHistory:
         """Degrees of freedom in ``past_scatter``."""
         return self.past_inputs - self.past_windows
 
-    def latest(self, window: Vector | None = None) -> tuple[Vector, Vector]:
+    def latest(self, window: Vector) -> tuple[Vector, Vector]:
         """Sizes ``(w,)`` and means ``(w, k)`` of the windows kept one by one, oldest first, and of a new one."""
-        sizes = [each.size for each in self.recent] + ([] if window is None else [len(window)])
-        means = [each.mean for each in self.recent] + ([] if window is None else [window.mean(axis=0)])
-        return np.array(sizes, dtype=np.float64), np.array(means).reshape(len(means), len(self.past_sum))
+        sizes = np.array([*(each.size for each in self.recent), len(window)], dtype=np.float64)
+        return sizes, np.stack([*(each.mean for each in self.recent), window.mean(axis=0)])
 
     def after(self, window: Vector, *, calm: bool) -> FieldHistory:
         """This history and one more window.

@@ -10,7 +10,7 @@ The same windows are looked at again with the next one, so a false alarm would c
 therefore made as small as that of a *confirmed* alarm of independent windows, which is about ``2 p^2``: the p-value is
 ``sqrt(q / 2)``, with ``q`` the probability of so large a distance by chance, adjusted for all comparisons (Bonferroni).
 So an alarm needs no second one to confirm it, but for one doubt: a single odd window can move the last few by itself.
-It counts as confirmed if the window before pointed the same way.
+It counts as confirmed if those before it show the change too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fieldrepair_monitoring.detectors.base import (
 )
 from fieldrepair_monitoring.detectors.calibration import Windows
 from fieldrepair_monitoring.detectors.field_history import FieldHistory, Vector
-from fieldrepair_monitoring.detectors.trend_views import Answers, Comparison, Means, View
+from fieldrepair_monitoring.detectors.trend_views import Answers, Means, View
 from fieldrepair_monitoring.errors import DetectorError
 from fieldrepair_monitoring.features import Features
 
@@ -40,8 +40,6 @@ SPANS = (2, 4, 8)
 MOST_EMBEDDINGS = 20
 """Principal components of the embeddings."""
 SMALLEST_P = 1e-300
-LEANING = 0.1
-"""The window before an alarm points the same way if its own p-value is smaller."""
 
 
 class TrendDetector:
@@ -99,30 +97,23 @@ class TrendDetector:
         return scores
 
     def _judge(self, rows: list[Vector], histories: list[FieldHistory]) -> DriftScore:
-        now, p_value = self._compared(
-            [each.latest(part) for each, part in zip(histories, rows, strict=True)], histories
-        )
-        _, p_before = self._compared([each.latest() for each in histories], histories)
-        drifted = p_value < self.options.p_value and now.effect >= self.options.min_effect
+        found = [
+            view.compare(*history.latest(part), history, span)
+            for view, part, history in zip(self._views, rows, histories, strict=True)
+            for span in SPANS
+        ]
+        clearest = min(found, key=lambda each: each.log_q)
+        log_q = min(0.0, clearest.log_q + math.log(len(found)))
+        p_value = 1.0 if log_q == 0.0 else max(SMALLEST_P, math.exp(0.5 * (log_q - math.log(2.0))))
+        drifted = p_value < self.options.p_value and clearest.effect >= self.options.min_effect
         return DriftScore(
             statistic=0.0 - math.log10(p_value),
             p_value=p_value,
             threshold=-math.log10(self.options.p_value),
             drifted=drifted,
-            effect_size=now.effect,
-            confirmed=drifted and p_before < LEANING,
+            effect_size=clearest.effect,
+            confirmed=drifted and clearest.lasting,
         )
-
-    def _compared(self, latest: list[tuple[Vector, Vector]], histories: list[FieldHistory]) -> tuple[Comparison, float]:
-        """The clearest of all comparisons of the latest windows with the past, and the p-value."""
-        found = [
-            view.compare(sizes, means, history, span)
-            for view, (sizes, means), history in zip(self._views, latest, histories, strict=True)
-            for span in SPANS
-        ]
-        clearest = min(found, key=lambda each: each.log_q)
-        log_q = min(0.0, clearest.log_q + math.log(len(found)))
-        return clearest, 1.0 if log_q == 0.0 else max(SMALLEST_P, math.exp(0.5 * (log_q - math.log(2.0))))
 
     def _histories(self, memory: Memory) -> list[FieldHistory]:
         """What was remembered; from the beginning where it was another model's, or nothing."""

@@ -40,7 +40,7 @@ REFERENCE_WEIGHT = 10
 CLOSE_QUANTILE = 0.01
 """The past is not at the reference if it is farther from it than all but this share of samples would be."""
 STILL_THERE = 0.5
-"""Share of the change that the newest window must show by itself."""
+"""Share of the change that the newest window must show by itself; and those before it, for a change that lasts."""
 CHANCE = math.sqrt(float(chdtri(1, 1.0 - EFFECT_QUANTILE)) / EFFECT_WINDOW)
 """95 % of windows of 100 unchanged inputs stay below this distance, in standard deviations along one direction."""
 
@@ -53,9 +53,27 @@ class Comparison:
     """Natural logarithm of the probability of a distance so large by chance."""
     effect: float
     """The distance along the direction of the change; see :attr:`.base.DriftScore.effect_size`."""
+    lasting: bool
+    """Whether the windows before the newest show the change too, and not that one alone."""
 
 
-NOTHING = Comparison(0.0, 0.0)
+NOTHING = Comparison(0.0, 0.0, lasting=False)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Some of the last windows, put together; means are ``(k,)``."""
+
+    mean: Vector
+    inputs: float
+    newest: Vector
+    """Mean of the last one alone."""
+    earlier: Vector | None
+    """Mean of those before it; None if there are none."""
+
+    def is_lasting(self, past: Vector, metric: Vector) -> bool:
+        """Whether those before the newest show enough of the change since the past."""
+        return self.earlier is not None and share_of(self.earlier - past, self.mean - past, metric) >= STILL_THERE
 
 
 class View(ABC):
@@ -79,12 +97,14 @@ class View(ABC):
         """
         if history.past_windows < LEAST_PAST or len(sizes) < span:
             return NOTHING
-        inputs = float(sizes[-span:].sum())
-        return self._compare(sizes[-span:] @ means[-span:] / inputs, inputs, means[-1], history)
+        sizes, means = sizes[-span:], means[-span:]
+        inputs, before = float(sizes.sum()), float(sizes[:-1].sum())
+        earlier = sizes[:-1] @ means[:-1] / before if before else None
+        return self._compare(Recent(sizes @ means / inputs, inputs, means[-1], earlier), history)
 
     @abstractmethod
-    def _compare(self, recent: Vector, inputs: float, newest: Vector, history: FieldHistory) -> Comparison:
-        """The mean of so many recent inputs against the past; ``newest`` is that of the last window alone."""
+    def _compare(self, recent: Recent, history: FieldHistory) -> Comparison:
+        """Recent windows against the past."""
 
 
 class Answers(View):
@@ -112,23 +132,24 @@ class Answers(View):
         """``(m, k)``: 1 for the group of the answer, 0 elsewhere."""
         return np.eye(self._k)[self._groups[features.scores.argmax(axis=1)]]
 
-    def _compare(self, recent: Vector, inputs: float, newest: Vector, history: FieldHistory) -> Comparison:
-        before = history.past_inputs
+    def _compare(self, recent: Recent, history: FieldHistory) -> Comparison:
+        inputs, before = recent.inputs, history.past_inputs
         metric = np.diag(1.0 / self._tolerance)
-        past = nearest(recent, history.past_mean, self.probe, metric, self._close)
-        if share_of(newest - past, recent - past, metric) < STILL_THERE:
+        past = nearest(recent.mean, history.past_mean, self.probe, metric, self._close)
+        if share_of(recent.newest - past, recent.mean - past, metric) < STILL_THERE:
             return NOTHING
-        both = (recent * inputs + past * before) / (inputs + before)
+        both = (recent.mean * inputs + past * before) / (inputs + before)
         seen = both > 0
         freedom = int(seen.sum()) - 1
         if freedom < 1:
             return NOTHING
-        counts = np.stack([recent[seen] * inputs, past[seen] * before])
+        counts = np.stack([recent.mean[seen] * inputs, past[seen] * before])
         expected = both[seen] * np.array([[inputs], [before]])
         statistic = 2.0 * max(float(xlogy(counts, counts / expected).sum()), 0.0)
         distance = math.sqrt(statistic * (1 / inputs + 1 / before))
         within = history.past_scatter / history.freedom
-        return Comparison(float(chi2.logsf(statistic / excess(history, within), freedom)), distance / CHANCE)
+        log_q = float(chi2.logsf(statistic / excess(history, within), freedom))
+        return Comparison(log_q, distance / CHANCE, recent.is_lasting(past, metric))
 
 
 class Means(View):
@@ -159,21 +180,22 @@ class Means(View):
         """``(m, k)``: the components, each with mean 0 and variance 1 on the reference."""
         return self._coordinates.of(self._features(features))
 
-    def _compare(self, recent: Vector, inputs: float, newest: Vector, history: FieldHistory) -> Comparison:
+    def _compare(self, recent: Recent, history: FieldHistory) -> Comparison:
         k = len(self.probe)
         freedom = self._weight + history.freedom
         within = (self._weight * np.eye(k) + history.past_scatter) / freedom
         inverse = np.linalg.inv(within + SMALLEST_VARIANCE * np.eye(k))
-        past = nearest(recent, history.past_mean, np.zeros(k), inverse, self._close)
-        difference = recent - past
-        if share_of(newest - past, difference, inverse) < STILL_THERE:
+        past = nearest(recent.mean, history.past_mean, np.zeros(k), inverse, self._close)
+        difference = recent.mean - past
+        if share_of(recent.newest - past, difference, inverse) < STILL_THERE:
             return NOTHING
         distance = math.sqrt(float(difference @ inverse @ difference))
-        z = distance / math.sqrt((1 / inputs + 1 / history.past_inputs) * excess(history, within))
+        z = distance / math.sqrt((1 / recent.inputs + 1 / history.past_inputs) * excess(history, within))
         along = self._reference @ (inverse @ difference) / distance
-        z /= 1.0 + max(float((along**3).mean()), 0.0) * z / (6.0 * math.sqrt(inputs))
+        z /= 1.0 + max(float((along**3).mean()), 0.0) * z / (6.0 * math.sqrt(recent.inputs))
         left = freedom - k
-        return Comparison(float(f_distribution.logsf(z**2 * left / (freedom * k), k, left)), distance / CHANCE)
+        log_q = float(f_distribution.logsf(z**2 * left / (freedom * k), k, left))
+        return Comparison(log_q, distance / CHANCE, recent.is_lasting(past, inverse))
 
 
 def close(freedom: int, reference: int) -> float:
