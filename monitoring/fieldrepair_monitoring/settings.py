@@ -74,7 +74,8 @@ class MonitorSettings(RegistrySettings):
     drift_reference_size: int = Field(default=2000, ge=50)
     """At most so many reference inputs, drawn at random, stand for each world."""
     drift_confirmations: int = Field(default=2, ge=1)
-    """Drifted windows among the last drift_confirmation_windows that make a shift."""
+    """Drifted windows among the last drift_confirmation_windows that make a shift. Up to 2, an alarm of the detector
+    trend that its last windows agree on makes one by itself: it is as rare by chance."""
     drift_confirmation_windows: int = Field(default=3, ge=1)
     """Windows looked back on to confirm a shift. As many calm ones in a row end a drift event."""
     drift_cooldown_seconds: float = Field(default=0.0, ge=0)
