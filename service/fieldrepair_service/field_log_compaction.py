@@ -19,7 +19,9 @@ import numpy.typing as npt
 from deltalake import DeltaTable, QueryBuilder
 
 from fieldrepair_service.data_files import DataFile
+from fieldrepair_service.errors import StoreError
 from fieldrepair_service.field_log_columns import ArrowStream
+from fieldrepair_service.query_engine import raised_as
 
 MERGED_BYTES = 16 << 20
 """The most that the rows of a merged file take in memory. delta-rs holds all that it overwrites, several times."""
@@ -76,7 +78,7 @@ def small_runs(table: DeltaTable, files: Sequence[DataFile], only: str | None = 
     it is on disk says little, because similar inputs compress well.
 
     Raises:
-        DeltaError: if a file cannot be read.
+        StoreError: if a file cannot be read.
     """
     by_writer: dict[tuple[str, str], list[DataFile]] = {}
     for file in files:
@@ -103,7 +105,7 @@ def pieces_of(table: DeltaTable, run: Run) -> Iterator[Run]:
     """The run in pieces that can be merged one by one: at least two files in each, and no more rows than fit.
 
     Raises:
-        DeltaError: if a file cannot be read.
+        StoreError: if a file cannot be read.
     """
     weigh = _scales(table, run)
     files: list[DataFile] = []
@@ -124,7 +126,7 @@ def rows_of(table: DeltaTable, run: Run) -> ArrowStream:
     """The rows that the run's predicate names, with every column that the table has.
 
     Raises:
-        DeltaError: if a file cannot be read.
+        StoreError: if a file cannot be read.
     """
     return _read(table, "*", run, "ORDER BY seq, row")
 
@@ -159,4 +161,5 @@ def _read(table: DeltaTable, columns: str, run: Run, end: str) -> Any:
     """Rows of a run, as an Arrow table."""
     # All of it is ours but for the writer's name, which the predicate quotes.
     sql = f"SELECT {columns} FROM log WHERE {run.predicate} {end}"  # noqa: S608
-    return QueryBuilder(_SESSION).register("log", table).execute(sql).read_all()
+    with raised_as(lambda problem: StoreError(f"the field log cannot be read: {problem}")):
+        return QueryBuilder(_SESSION).register("log", table).execute(sql).read_all()

@@ -358,6 +358,20 @@ def test_merging_takes_bounded_memory(log: FieldLog, monkeypatch: pytest.MonkeyP
     assert log.compact() == 0
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut off", "overwritten"])
+def test_merging_files_that_are_broken_is_an_error_of_the_store(damage: str, log: FieldLog, tmp_path: Path) -> None:
+    for seq in range(1, 4):
+        log.append(make_rows("a", [seq]), writer="a", last_seq=seq)
+    broken = next((tmp_path / "field_log").glob("date=*/*.parquet"))
+    content = broken.read_bytes()
+    broken.unlink()
+    if damage != "gone":
+        broken.write_bytes(content[:500] if damage == "cut off" else content[:100] + bytes(200) + content[300:])
+    with pytest.raises(StoreError, match="the field log cannot be read: "):
+        log.compact()
+    assert log.append(make_rows("a", [4]), writer="a", last_seq=4), "writing goes on"
+
+
 def test_merging_loses_no_rows_that_lie_in_a_file_of_several_writers(log: FieldLog, tmp_path: Path) -> None:
     """Such a file is made by Delta's own OPTIMIZE; its rows of the writer lie between those of the small files."""
     for seq in (1, 3):

@@ -16,6 +16,7 @@ from deltalake import QueryBuilder
 from fieldrepair_service import drops
 from fieldrepair_service.errors import DecodeError
 from fieldrepair_service.protocols.base import Inputs, as_numbers, as_table
+from fieldrepair_service.query_engine import raised_as
 
 # What pandas, with which MLflow reads CSV, takes for a missing value.
 _MISSING = {
@@ -75,15 +76,8 @@ def read_parquet(body: bytes) -> Inputs:
     Raises:
         DecodeError: if it is none, is huge when unpacked, or has columns of text.
     """
-    try:
+    with raised_as(lambda problem: DecodeError(f"not a Parquet file: {problem}", reason=drops.MALFORMED_REQUEST)):
         return _table_as_array(_unpacked(body, max(_MOST_BYTES, 4 * len(body))))
-    except DecodeError:
-        raise
-    except BaseException as error:
-        # For broken files the reader raises bare Exceptions, and panics, which Rust hands on as no Exception at all.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise DecodeError(f"not a Parquet file: {error}", reason=drops.MALFORMED_REQUEST) from error
 
 
 def _unpacked(body: bytes, most_bytes: int) -> Table:
