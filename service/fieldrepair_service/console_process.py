@@ -15,7 +15,7 @@ from fieldrepair_service.console_choice import require_packages
 from fieldrepair_service.console_settings import ConsoleSettings
 from fieldrepair_service.control_server import ControlServer
 from fieldrepair_service.log_format import configure_logging
-from fieldrepair_service.serving import announce, listen, url_of
+from fieldrepair_service.serving import announce, listen, make_state_dir, url_of
 from fieldrepair_service.stores import Stores
 from fieldrepair_service.tls import client_context, server_context
 
@@ -33,7 +33,10 @@ def run_console(settings: ConsoleSettings) -> None:
             used.
     """
     configure_logging(settings.log_format, "console")
+    # One line for every look at a sidecar would bury what the console says itself.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     require_packages("fieldrepair console")
+    make_state_dir(settings.state_dir)
     tokens = settings.resolve_tokens()
     tls = server_context("control", settings.control_tls_cert, settings.control_tls_key)
     traffic = SidecarTraffic(

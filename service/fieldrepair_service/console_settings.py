@@ -48,10 +48,11 @@ class ConsoleSettings(ControlSettings):
     @field_validator("sidecars")
     @classmethod
     def _are_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        urls: list[str] = []
-        for url in value:
-            try:
-                urls.append(normalise_http_url(url, "each"))
-            except ConfigurationError as error:
-                raise ValueError(f"expected control URLs like http://host:port; {url!r} is none") from error
-        return tuple(dict.fromkeys(urls))
+        return tuple(dict.fromkeys(_control_url(url) for url in value))
+
+
+def _control_url(url: str) -> str:
+    try:
+        return normalise_http_url(url, "a control URL")
+    except ConfigurationError as error:
+        raise ValueError(f"expected control URLs like http://host:port; {url!r} is none") from error

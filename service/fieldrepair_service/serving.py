@@ -28,6 +28,18 @@ class TrafficServer(uvicorn.Server):
         yield
 
 
+def make_state_dir(state_dir: Path) -> None:
+    """Make the state folder if need be.
+
+    Raises:
+        ConfigurationError: if that cannot be.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error
+
+
 @contextmanager
 def sole_user_of(state_dir: Path) -> Generator[None]:
     """Hold the state folder, which is made if need be.
@@ -35,8 +47,8 @@ def sole_user_of(state_dir: Path) -> Generator[None]:
     Raises:
         ConfigurationError: if it cannot be used, or is in use.
     """
+    make_state_dir(state_dir)
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
         lock: IO[bytes] = (state_dir / "sidecar.lock").open("ab")
     except OSError as error:
         raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,21 +12,15 @@ from dataclasses import dataclass
 import httpx
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from fieldrepair_service.console.sidecar_addresses import SidecarAddress, SidecarName, addresses_of
+from fieldrepair_service.console.sidecar_metrics import UnusableAnswer, fetch_metrics, read_metrics
 from fieldrepair_service.console.traffic import SidecarReport, SilentSidecar, TrafficView
-from fieldrepair_service.console.traffic_metrics import is_sidecars, read_report
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 256 * 1024
-"""Of an answer. A sidecar's metrics are about a tenth of that."""
-
 _AT_ONCE = 32
-# What the parser and int() say about text that is none of Prometheus' form.
-_UNREADABLE = (ValueError, IndexError, KeyError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -121,14 +114,14 @@ class SidecarTraffic(Collector):
     ) -> SidecarReport | SilentSidecar:
         try:
             async with gate:
-                text = await asyncio.wait_for(_metrics(client, address), self._times.answer)
+                text = await asyncio.wait_for(fetch_metrics(client, address), self._times.answer)
             # On a thread: a hostile answer takes the parser a while.
-            return await asyncio.to_thread(_report, text, address.url)
+            return await asyncio.to_thread(read_metrics, text, address.url)
         except asyncio.TimeoutError:
             problem = f"does not answer within {self._times.answer:g} s"
         except httpx.HTTPError as error:
             problem = f"does not answer: {str(error) or type(error).__name__}"
-        except _UnusableAnswer as error:
+        except UnusableAnswer as error:
             problem = str(error)
         return SilentSidecar(address.url, problem)
 
@@ -141,43 +134,3 @@ class SidecarTraffic(Collector):
         answering = {report.name for report in view.reports}
         for name in before:
             logger.info("the sidecar %s %s", name, "answers again" if name in answering else "is gone")
-
-
-class _UnusableAnswer(Exception):  # noqa: N818 - says what it is
-    """Something answers, and not as a sidecar does; the message says what was expected and what came."""
-
-
-async def _metrics(client: httpx.AsyncClient, address: SidecarAddress) -> str:
-    """The text of ``/metrics``.
-
-    Raises:
-        httpx.HTTPError: there is no answer.
-        _UnusableAnswer: it is not 200, or too large.
-    """
-    headers = {"host": address.name.authority, "accept-encoding": "identity"}
-    # The certificate is the host name's, whichever of its addresses is asked.
-    extensions = {"sni_hostname": address.name.host}
-    body = bytearray()
-    async with client.stream("GET", f"{address.url}/metrics", headers=headers, extensions=extensions) as answer:
-        if answer.status_code != 200:
-            raise _UnusableAnswer(f"answers {answer.status_code} to GET /metrics, expected 200")
-        async for piece in answer.aiter_raw():
-            body += piece
-            if len(body) > MOST_BYTES:
-                raise _UnusableAnswer(f"answers GET /metrics with more than {MOST_BYTES} bytes, expected a sidecar's")
-    return body.decode("utf-8", "replace")
-
-
-def _report(text: str, url: str) -> SidecarReport:
-    """What the text says.
-
-    Raises:
-        _UnusableAnswer: it is not a sidecar's or mirror's.
-    """
-    try:
-        families = list(text_string_to_metric_families(text))
-        if is_sidecars(families):
-            return read_report(families, name=url, at=time.monotonic())
-    except _UNREADABLE as error:
-        raise _UnusableAnswer(f"answers GET /metrics with what cannot be read as metrics: {error!r}"[:300]) from error
-    raise _UnusableAnswer("answers GET /metrics, but not with the metrics of a sidecar or mirror")
