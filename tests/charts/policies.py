@@ -188,7 +188,7 @@ def the_console_finds_the_sidecars(manifests: list[Manifest]) -> Iterator[str]:
     for name, _pod, container in containers(manifests):
         if (container.get("args") or [""])[0] != "console":
             continue
-        asked = urlsplit(variables(container)["FIELDREPAIR_SIDECARS"]["value"])
+        asked = urlsplit(str(variables(container)["FIELDREPAIR_SIDECARS"]["value"]))
         services = [one for one in of_kind(manifests, "Service") if one["metadata"]["name"] == asked.hostname]
         headless = [one for one in services if one["spec"].get("clusterIP") == "None"]
         found = [
