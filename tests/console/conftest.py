@@ -47,12 +47,12 @@ class Counted:
         self.registry: CollectorRegistry = create_registry(self.stats, self.capture, self.upstreams, spool, lambda: 1)
         self.server: ControlServer | None = None
 
-    def serve(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        """Serve the numbers; the port. The running event loop is that of the upstreams."""
+    def serve(self, host: str = "127.0.0.1", port: int = 0, loop: asyncio.AbstractEventLoop | None = None) -> int:
+        """Serve the numbers; the port. The upstreams' event loop is the running one unless it is given."""
         listener = socket.create_server((host, port))
         app = create_control_app(
             upstreams=self.upstreams,
-            traffic_loop=asyncio.get_running_loop(),
+            traffic_loop=loop or asyncio.get_running_loop(),
             registry=self.registry,
             not_ready=lambda: None,
             security=Security(TOKENS),

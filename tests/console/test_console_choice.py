@@ -129,14 +129,20 @@ def test_the_rest_is_there_and_guarded(left_out: httpx.Client) -> None:
 
 
 BLOCKED = ("sqlalchemy", "alembic", "psycopg", "PIL", "pyarrow")
-_BLOCKING = f"""
+
+
+def _without(*modules: str) -> str:
+    """The beginning of a program in an environment that lacks these modules."""
+    return f"""
 import sys
 class Without:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {BLOCKED!r}:
+        if name.partition(".")[0] in {modules!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Without())
 """
+
+
 _CONTROL = """
 import asyncio, socket, httpx
 from prometheus_client import CollectorRegistry
@@ -145,6 +151,7 @@ from fieldrepair_service.console.security import Security
 from fieldrepair_service.console_choice import why_left_out
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
+from fieldrepair_service.deploy_commands import PingCommand
 from fieldrepair_service.mirror import settings
 from fieldrepair_service.upstream import UpstreamLimits, Upstreams
 
@@ -155,6 +162,7 @@ app = create_control_app(
 )
 listener = socket.create_server(("127.0.0.1", 0))
 server = ControlServer(app, listener)
+PingCommand(_cli_parse_args=[f"http://127.0.0.1:{listener.getsockname()[1]}/healthz"]).cli_cmd()
 answer = httpx.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=30)
 assert answer.status_code == 404, answer.text
 assert "pyarrow" in answer.json()["detail"], answer.text
@@ -163,17 +171,24 @@ server.stop()
 
 
 @pytest.mark.parametrize(
-    "program",
-    [_CONTROL, "import fieldrepair_service.commands, fieldrepair_service.deploy_commands"],
-    ids=["control app", "commands"],
+    ("program", "absent"),
+    [
+        (_CONTROL, BLOCKED),
+        ("import fieldrepair_service.commands, fieldrepair_service.deploy_commands", BLOCKED),
+        # It looks into the bodies that it pairs, with the decoders.
+        ("import fieldrepair_service.mirror.mirror", tuple(name for name in BLOCKED if name != "pyarrow")),
+    ],
+    ids=["control app", "commands", "mirror"],
 )
-def test_without_the_packages_nothing_of_them_is_imported(program: str) -> None:
-    done = subprocess.run([sys.executable, "-c", _BLOCKING + program], capture_output=True, text=True, timeout=120)
+def test_without_the_packages_nothing_of_them_is_imported(program: str, absent: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _without(*absent) + program], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_console_says_which_extra_it_needs(tmp_path: Path) -> None:
-    program = f"{_BLOCKING}\nfrom fieldrepair_service.cli import main\nraise SystemExit(main(sys.argv[1:]))"
+    program = f"{_without(*BLOCKED)}\nfrom fieldrepair_service.cli import main\nraise SystemExit(main(sys.argv[1:]))"
     arguments = [sys.executable, "-c", program, "console", f"--state-dir={tmp_path}", "--control-port=0"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
