@@ -100,10 +100,47 @@ async def test_a_name_that_cannot_be_resolved_is_a_silent_sidecar(caplog: pytest
     async with source.running():
         view = await seen(source, lambda view: bool(view.silent))
         assert view.known == 1
-        assert "the name no-such-host.invalid cannot be resolved" in view.silent[0].problem
+        assert view.silent[0].problem.startswith("cannot be resolved: ")
         await asyncio.sleep(0.3)
     told = [line for line in caplog.messages if "no-such-host" in line]
     assert len(told) == 1, "said once, not in every round"
+
+
+@pytest.mark.parametrize("host", ["x" * 70, "a..b"])
+async def test_a_name_that_no_host_can_have_is_one_too(host: str) -> None:
+    source = SidecarTraffic([parse_sidecar(f"http://{host}:8081")], TIMES)
+    async with source.running():
+        view = await seen(source, lambda view: bool(view.silent) and "asked yet" not in view.silent[0].problem)
+    assert view.silent[0].problem.startswith("cannot be resolved: ")
+
+
+async def test_a_name_server_that_hangs_is_asked_once_at_a_time(
+    count: Callable[[], Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = count().serve()
+    real, answered, asked = socket.getaddrinfo, threading.Event(), list[str]()
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> list[Any]:
+        if host != "slow.test":
+            return real(host, *arguments, **options)
+        asked.append(host)
+        answered.wait(60)
+        return real("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    named = [parse_sidecar(f"http://slow.test:{port}"), parse_sidecar(f"http://localhost:{port}")]
+    source = SidecarTraffic(named, PollTimes(pause=0.01, answer=0.1))
+    try:
+        async with source.running():
+            view = await seen(source, lambda view: len(view.reports) == 1 and len(view.silent) == 1)
+            assert view.silent[0].problem == "is not resolved within 0.1 s"
+            await asyncio.sleep(1)
+            assert asked == ["slow.test"]
+            answered.set()
+            # Both names lead to one control port.
+            await seen(source, lambda view: view.known == 1 and len(view.reports) == 1)
+    finally:
+        answered.set()
 
 
 async def test_silence_and_return_are_logged_once_each(

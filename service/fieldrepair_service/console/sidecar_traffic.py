@@ -51,6 +51,7 @@ class SidecarTraffic(Collector):
         self._tls = tls
         self._view = TrafficView(silent=tuple(SilentSidecar(each.url, "has not been asked yet") for each in sidecars))
         self._asked = asyncio.Event()
+        self._resolving: dict[SidecarName, asyncio.Task[list[SidecarAddress]]] = {}
 
     async def view(self) -> TrafficView:
         """The traffic as it was in the last round, which was at most a pause and an answer ago."""
@@ -102,12 +103,19 @@ class SidecarTraffic(Collector):
         return TrafficView(tuple(each for each in answers if isinstance(each, SidecarReport)), tuple(silent))
 
     async def _resolve(self, name: SidecarName) -> list[SidecarAddress] | SilentSidecar:
+        # A look-up holds a thread and cannot be broken off. One that takes longer is waited for in the next round, too:
+        # a name server that hangs must not take ever more threads.
+        task = self._resolving.get(name) or asyncio.create_task(addresses_of(name))
+        self._resolving[name] = task
         try:
-            return await asyncio.wait_for(addresses_of(name), self._times.answer)
+            return await asyncio.wait_for(asyncio.shield(task), self._times.answer)
         except asyncio.TimeoutError:
-            return SilentSidecar(name.url, f"the name {name.host} was not resolved within {self._times.answer:g} s")
-        except OSError as error:
-            return SilentSidecar(name.url, f"the name {name.host} cannot be resolved: {error}")
+            return SilentSidecar(name.url, f"is not resolved within {self._times.answer:g} s")
+        except (OSError, UnicodeError) as error:  # the second: a name that no host can have
+            return SilentSidecar(name.url, f"cannot be resolved: {error}")
+        finally:
+            if task.done():
+                self._resolving.pop(name, None)
 
     async def _ask(
         self, client: httpx.AsyncClient, gate: asyncio.Semaphore, address: SidecarAddress
@@ -119,7 +127,7 @@ class SidecarTraffic(Collector):
             return await asyncio.to_thread(read_metrics, text, address.url)
         except asyncio.TimeoutError:
             problem = f"does not answer within {self._times.answer:g} s"
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = f"does not answer: {str(error) or type(error).__name__}"
         except UnusableAnswer as error:
             problem = str(error)
