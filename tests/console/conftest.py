@@ -108,6 +108,7 @@ class ConsoleProcess:
 def console(tmp_path: Path) -> Generator[Callable[..., ConsoleProcess]]:
     """Starts consoles on the stores that the fixture ``sidecar`` gives its sidecars; ready when it returns."""
     started: list[ConsoleProcess] = []
+    processes: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str) -> ConsoleProcess:
         state = tmp_path / f"console-{len(started)}"
@@ -126,6 +127,7 @@ def console(tmp_path: Path) -> Generator[Callable[..., ConsoleProcess]]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fieldrepair_service.cli", "console", *given], stdout=log, stderr=log
             )
+        processes.append(process)
         end = time.monotonic() + 60
         while not (state / "console.json").exists():
             assert process.poll() is None, log_file.read_text()
@@ -141,6 +143,7 @@ def console(tmp_path: Path) -> Generator[Callable[..., ConsoleProcess]]:
     yield start
     for running in started:
         running.client.close()
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait(60)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait(60)
