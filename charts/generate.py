@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_plugin.kubernetes.settings import RolloutSettings, ServeSettings
 from fieldrepair_plugin.settings import WorkerSettings
+from fieldrepair_service.console_settings import ConsoleSettings
 from fieldrepair_service.mirror.settings import MirrorSettings
 from fieldrepair_service.sidecar_settings import SidecarSettings
 
@@ -33,6 +34,7 @@ COMPONENTS: dict[str, type[BaseSettings]] = {
     "server": ServeSettings,
     "sidecar": SidecarSettings,
     "mirror": MirrorSettings,
+    "console": ConsoleSettings,
     "monitor": MonitorSettings,
     "worker": WorkerSettings,
     "rollout": RolloutSettings,
@@ -47,8 +49,12 @@ _OURS = frozenset(
         *("server_host", "server_port", "monitor_metrics_host", "monitor_metrics_port"),
         *("rollout_metrics_host", "rollout_metrics_port", "once", "worker_once"),
         *("control_tls_cert", "control_tls_key"),  # probes and `serve` speak plain HTTP with this port
+        *("console", "sidecars", "sidecars_ca_file"),  # one console, which asks every sidecar over plain HTTP
     }
 )
+# Settings of the control port that mean nothing where it has no pages.
+_OF_PAGES = frozenset({"session_hours"})
+_WITHOUT_PAGES = ("sidecar", "mirror")
 
 _PORT = {"minimum": 1, "maximum": 65535}
 _QUANTITY = {"pattern": r"^[0-9]+(\.[0-9]+)?([kMGTPE]i?)?$"}
@@ -99,7 +105,7 @@ RULES: dict[str, dict[str, Any]] = {
         "required": ["allowPrivilegeEscalation"],
     },
     "service.traffic.type": _SERVICE_TYPE,
-    "service.control.type": _SERVICE_TYPE,
+    "service.console.type": _SERVICE_TYPE,
     "serviceMonitor.interval": {"pattern": "^[0-9]+(ms|s|m|h)$"},
     "prometheusRule.docsUrl": {"pattern": "^(https?://.+)?$"},
 }
@@ -124,7 +130,7 @@ _FREE = frozenset(
 
 README = """# The chart
 
-Sidecar, monitor, repair worker and alias-driven rollouts beside a model server, for one registered model of MLflow.
+Sidecar, console, monitor, repair worker and alias-driven rollouts for one registered model of MLflow.
 [docs/kubernetes.md](../../docs/kubernetes.md) says how to install it and what it does.
 
 ```
@@ -145,7 +151,8 @@ Written by `make chart` from `values.yaml`. A value that is not here, or is not 
 def setting_names(component: str) -> list[str]:
     """Settings that ``<component>.settings`` takes: all but the chart's own and secrets, which come by reference."""
     fields = COMPONENTS[component].model_fields.items()
-    return sorted(name for name, field in fields if name not in _OURS and "SecretStr" not in str(field.annotation))
+    taken = _OURS | _OF_PAGES if component in _WITHOUT_PAGES else _OURS
+    return sorted(name for name, field in fields if name not in taken and "SecretStr" not in str(field.annotation))
 
 
 def comments(text: str) -> dict[str, str]:

@@ -90,7 +90,8 @@ def _title(section: type[BaseSettings]) -> str:
     titles = {
         "StoreSettings": "Every part",
         "RegistrySettings": "The MLflow registry",
-        "LoggingSettings": "Logging and the control port",
+        "ControlSettings": "The control port",
+        "LoggingSettings": "Logging",
         "ModelServerSettings": "Model servers",
     }
     name = section.__name__

@@ -154,12 +154,16 @@ class Platform:
 
 @dataclass(frozen=True)
 class FieldRepair:
-    """A running ``fieldrepair up``: where clients send their traffic, and the control port's API."""
+    """A running ``fieldrepair up``, or the chart's pods: where clients send their traffic, and the case API."""
 
     process: Process
     traffic_url: str
     control_url: str
+    """The control port with console and API: the sidecar's with ``up``, the console's with the chart."""
     control: httpx.Client
+    """Talks to it."""
+    sidecar: httpx.Client | None = None
+    """Talks to the sidecar's control port where that is another one."""
 
     def get(self, path: str, **params: str | int) -> Any:
         """The JSON answer of the control port."""
@@ -167,6 +171,13 @@ class FieldRepair:
         if not answer.is_success:
             raise DemoError(f"the control port answered {answer.status_code} to {answer.url}: {answer.text}")
         return answer.json()
+
+    def served_version(self) -> str:
+        """The version that the sidecar sends new requests to."""
+        answer = (self.sidecar or self.control).get("/upstream")
+        if not answer.is_success:
+            raise DemoError(f"the sidecar answered {answer.status_code} to {answer.url}: {answer.text}")
+        return str(answer.json()["active"]["model_version"])
 
     def stop(self) -> None:
         """Stop everything that ``fieldrepair up`` started."""

@@ -221,7 +221,7 @@ class Story:
         return case if case["state"] in states else None
 
     def _serves(self, running: FieldRepair, version: str) -> bool | None:
-        return str(running.get("/upstream")["active"]["model_version"]) == version or None
+        return running.served_version() == version or None
 
     @contextmanager
     def _chatter_to_file(self) -> Generator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI, Request
 
+from fieldrepair_service.console.paths import API
 from fieldrepair_service.console.security import Visitor, approver, labeller, viewer
 from fieldrepair_service.late_routes import LateRoutes
 from fieldrepair_service.stores import Stores
@@ -19,7 +20,7 @@ class CaseApi:
 
     def __init__(self, app: FastAPI, stores: Stores) -> None:
         self._stores = stores
-        self._routes = LateRoutes(app, ["/api/{path:path}"], [Depends(api_guard)], stores.missing)
+        self._routes = LateRoutes(app, API, [Depends(api_guard)], stores.missing)
 
     def mount(self) -> None:
         """The stores are open: answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic_settings import CliSubCommand
 
+from fieldrepair_service.console_settings import ConsoleSettings
 from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.lean import keep_pandas_out
 from fieldrepair_service.log_command.settings import ExportOptions, StatsOptions, TailOptions
@@ -42,6 +43,21 @@ class MirrorCommand(MirrorSettings):
         from fieldrepair_service.mirror.mirror import run_mirror  # here, so that --help is quick
 
         run_mirror(self)
+
+
+class ConsoleCommand(ConsoleSettings):
+    """Serve the console and the case API by themselves, for sidecars that leave them out.
+
+    For several sidecars, and on Kubernetes: the pages show what all of --sidecars do, and no sidecar needs the case
+    book. Tokens, case book and field log are those of the other parts: give it their --state-dir, or the same settings.
+    """
+
+    def cli_cmd(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        keep_pandas_out()
+        from fieldrepair_service.console_process import run_console  # here, so that --help is quick
+
+        run_console(self)
 
 
 class LogCommand(StoreSettings):

@@ -1,4 +1,4 @@
-"""The control port: health, metrics, which upstream is served, case API and console. Never on the request path."""
+"""A sidecar's control port: health, metrics, upstream, and mostly case API and console. Never on the request path."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from fastapi import Depends, FastAPI, Response
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from fastapi import Depends, FastAPI
+from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, Field
 
 from fieldrepair_service.alias_events import AliasEvents, alias_event_router
 from fieldrepair_service.canary import CanaryView
-from fieldrepair_service.case_api import CaseApi
 from fieldrepair_service.console import Console
+from fieldrepair_service.console.left_out import install_left_out
+from fieldrepair_service.console.local_traffic import LocalTraffic
 from fieldrepair_service.console.security import Security, approver, viewer
-from fieldrepair_service.http_errors import install_error_handlers
+from fieldrepair_service.control_base import create_base_app
 from fieldrepair_service.mlflow_signature import MlflowSignature
 from fieldrepair_service.stores import Stores
 from fieldrepair_service.upstream import Upstreams, UpstreamView
@@ -70,6 +70,7 @@ def create_control_app(
     field_log_uri: str | None = None,
     mlflow_ui_url: str | None = None,
     mlflow_webhook_secret: str | None = None,
+    left_out: str | None = None,
 ) -> FastAPI:
     """The control app.
 
@@ -83,39 +84,20 @@ def create_control_app(
         field_log_uri: where the field log is; None leaves out ``/api`` and the pages.
         mlflow_ui_url: where people find the MLflow UI; None leaves out links to it.
         mlflow_webhook_secret: what MLflow signs its webhooks with; None takes none.
+        left_out: why ``/api`` and the pages are left out, as those who ask for them are told; None: they are not,
+            where both stores are known.
     """
     alias_events = AliasEvents()
     registry.register(alias_events)
-    stores = Stores(case_book_url, field_log_uri) if case_book_url and field_log_uri else None
+    console: Console | None = None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        async with console.running(), stores.opened(mount) if stores else nullcontext():
+        async with nullcontext() if console is None else console.running():
             yield
 
-    def mount() -> None:
-        console.mount()
-        if cases is not None:
-            cases.mount()
-
-    app = FastAPI(title="fieldrepair sidecar", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    install_error_handlers(app)
+    app = create_base_app("fieldrepair sidecar", registry, not_ready, lifespan)
     traffic = LoopBridge(traffic_loop)
-
-    @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/readyz")
-    def readyz() -> JSONResponse:
-        reason = not_ready()
-        if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "detail": reason}, status_code=503)
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/upstream", dependencies=[Depends(viewer)])
     async def show_upstream() -> dict[str, Any]:
@@ -143,15 +125,16 @@ def create_control_app(
         return {"former": asdict(former) if former else None}
 
     app.include_router(alias_event_router(alias_events, MlflowSignature(mlflow_webhook_secret)))
-    console = Console(
-        app,
-        security,
-        stores=stores,
-        upstreams=lambda: traffic.run(upstreams.snapshot()),
-        registry=registry,
-        mlflow_ui_url=mlflow_ui_url,
-    )
-    cases = CaseApi(app, stores) if stores else None
+    if left_out is None and case_book_url is not None and field_log_uri is not None:
+        console = Console(
+            app,
+            security,
+            stores=Stores(case_book_url, field_log_uri),
+            traffic=LocalTraffic(lambda: traffic.run(upstreams.snapshot()), registry),
+            mlflow_ui_url=mlflow_ui_url,
+        )
+    else:
+        install_left_out(app, security, left_out or "there is no console here: no case book and field log were named")
     return app
 
 

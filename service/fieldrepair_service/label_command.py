@@ -15,13 +15,13 @@ from fieldrepair_service.settings import StoreSettings
 class LabelCommand(StoreSettings):
     """Answer the questions of a repair case in the terminal; the same queue as the console's.
 
-    Talks to a sidecar's control port. Pictures are drawn with Unicode half blocks.
+    Talks to the control port that has the console. Pictures are drawn with Unicode half blocks.
     """
 
     case: CliPositionalArg[int] = Field(default=0, ge=0)
     """The case to label; without one, the newest that takes labels."""
     control_url: str = "http://127.0.0.1:8081"
-    """Control port of the sidecar."""
+    """Control port with the console: the sidecar's, or that of `fieldrepair console`."""
     labeller: str | None = None
     """The name that your answers are recorded under. Default: your login name."""
 

@@ -1,58 +1,26 @@
-"""Options that sidecar and mirror share: the control port, what is logged, and how it comes into the field log."""
+"""Options that sidecar and mirror share: what is logged, how it comes into the field log, whether there are pages."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field
 
-from fieldrepair_service.log_format import LogFormat
+from fieldrepair_service.console_choice import ConsoleChoice
+from fieldrepair_service.control_settings import ControlSettings
 from fieldrepair_service.logging_policy import LoggingPolicy, header_names
-from fieldrepair_service.roles import Role
-from fieldrepair_service.settings import StoreSettings, resolve_token
 
 KIB = 1024
 MIB = 1024 * KIB
 
 
-class LoggingSettings(StoreSettings):
-    """What is logged, how, and who may look at it."""
+class LoggingSettings(ControlSettings):
+    """What is logged, and how."""
 
-    control_host: str = "127.0.0.1"
-    """Address of the control port: health, metrics, upstream, cases and labelling."""
-
-    control_port: int = Field(default=8081, ge=0, le=65535)
-    """Port for control. 0 picks a free one; <state-dir>/sidecar.json (or mirror.json) says which."""
-
-    control_auth: Literal["token", "off"] = "token"
-    """Whether the control port asks for the bearer token. ``off`` is allowed on a loopback address only.
-    /healthz, /readyz and /metrics are always open."""
-
-    control_tls_cert: Path | None = None
-    """PEM file with the control port's certificate. With control_tls_key, the control port speaks HTTPS."""
-
-    control_tls_key: Path | None = None
-    """PEM file with the key of control_tls_cert, not encrypted."""
-
-    log_format: LogFormat = "text"
-    """How log lines on standard error look: text, or json, one object per line, with the request's id in those about a
-    request."""
-
-    labeller_token: SecretStr | None = Field(default=None, min_length=16)
-    """Token for people who label and look, but decide nothing. Default: generated once into
-    <state-dir>/labeller-token (mode 0600)."""
-
-    viewer_token: SecretStr | None = Field(default=None, min_length=16)
-    """Token for people who look. Default: generated once into <state-dir>/viewer-token (mode 0600)."""
-
-    session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
-    """How long a sign-in at the console lasts."""
-
-    mlflow_ui_url: str | None = None
-    """Where people find the MLflow UI, for links to runs and versions. Default: MLFLOW_TRACKING_URI if it is an http
-    address; else there are no links."""
+    console: ConsoleChoice = "auto"
+    """Whether the console's pages and the case API are on this control port. auto: where the packages that they need
+    are installed (extra [service]); on: they must be; off: they are not, and `fieldrepair console` serves them."""
 
     durability: Literal["async", "sync"] = "async"
     """async: answer first, spool within 50 ms. sync: spool, with fsync, before the last byte of the answer goes out."""
@@ -110,27 +78,6 @@ class LoggingSettings(StoreSettings):
 
     ship_seconds: float = Field(default=5.0, ge=0)
     """On SIGTERM, after that: how long shipping may take. What is left stays in the spool for the next start."""
-
-    @model_validator(mode="after")
-    def _auth_off_only_on_loopback(self) -> LoggingSettings:
-        if self.control_auth == "off" and self.control_host not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError(f"control_auth=off needs a loopback control_host, got {self.control_host}")
-        return self
-
-    def resolve_tokens(self) -> dict[Role, str] | None:
-        """The control port's tokens, made and stored at first use where none was given; None if it asks for none."""
-        if self.control_auth == "off":
-            return None
-        return {
-            Role.VIEWER: resolve_token(self.viewer_token, self.state_dir / "viewer-token"),
-            Role.LABELLER: resolve_token(self.labeller_token, self.state_dir / "labeller-token"),
-            Role.APPROVER: self.resolve_control_token(),
-        }
-
-    def mlflow_ui(self) -> str | None:
-        """Address of the MLflow UI without a slash at its end, if it is known."""
-        url = self.mlflow_ui_url or os.environ.get("MLFLOW_TRACKING_URI", "")
-        return url.rstrip("/") if url.startswith(("http://", "https://")) else None
 
     def policy(self) -> LoggingPolicy:
         """What of the traffic is logged."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from fieldrepair_service.build_info import process_registry
 from fieldrepair_service.canary import Canary
 from fieldrepair_service.capture import Capture
 from fieldrepair_service.drops import (
@@ -31,12 +30,10 @@ from fieldrepair_service.upstream import Upstreams
 def create_registry(
     stats: TrafficStats, capture: Capture, upstreams: Upstreams, spool: Path, shipper_starts: Callable[[], int]
 ) -> CollectorRegistry:
-    """A registry of its own, so that two sidecars (or a test) in one process do not meet in the global one."""
-    registry = CollectorRegistry(auto_describe=False)
+    """A registry of its own with a sidecar's numbers, and those of its process."""
+    registry = process_registry()
     registry.register(_Traffic(stats, upstreams))
     registry.register(_Log(capture, spool, shipper_starts))
-    registry.register(_Build())
-    ProcessCollector(registry=registry)
     return registry
 
 
@@ -172,15 +169,6 @@ class _Log(Collector):
         if flushes.table_version is not None:
             yield _gauge("field_log_version", "The field log's version after the last flush.", flushes.table_version)
         yield _counter("shipper_starts", "Starts of the process that writes the field log.", self._shipper_starts())
-
-
-class _Build(Collector):
-    def collect(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily(
-            "fieldrepair_build_info", "What runs here; always 1.", labels=["version", "python_version"]
-        )
-        info.add_metric([version("fieldrepair"), platform.python_version()], 1)
-        yield info
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

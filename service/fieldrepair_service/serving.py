@@ -1,8 +1,11 @@
-"""What sidecar and mirror need to serve: a state folder of their own, bound sockets, uvicorn without its signals."""
+"""What parts with ports need: a state folder of their own, bound sockets, an address file, uvicorn without signals."""
 
 from __future__ import annotations
 
 import fcntl
+import json
+import logging
+import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,6 +15,8 @@ from typing import IO
 import uvicorn
 
 from fieldrepair_service.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 
 class TrafficServer(uvicorn.Server):
@@ -23,6 +28,18 @@ class TrafficServer(uvicorn.Server):
         yield
 
 
+def make_state_dir(state_dir: Path) -> None:
+    """Make the state folder if need be.
+
+    Raises:
+        ConfigurationError: if that cannot be.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error
+
+
 @contextmanager
 def sole_user_of(state_dir: Path) -> Generator[None]:
     """Hold the state folder, which is made if need be.
@@ -30,8 +47,8 @@ def sole_user_of(state_dir: Path) -> Generator[None]:
     Raises:
         ConfigurationError: if it cannot be used, or is in use.
     """
+    make_state_dir(state_dir)
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
         lock: IO[bytes] = (state_dir / "sidecar.lock").open("ab")
     except OSError as error:
         raise ConfigurationError(f"the state folder {state_dir} cannot be used: {error}") from error
@@ -71,3 +88,19 @@ def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     host, port = listener.getsockname()[:2]
     scheme = "https" if tls else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def announce(path: Path, **urls: str) -> None:
+    """Say where a part listens, in the log and in a file, for port 0 and for scripts.
+
+    Args:
+        path: the file: a JSON object of ``pid`` and the addresses. It is there whole or not at all.
+        urls: address by name, say ``control_url="http://127.0.0.1:8081"``.
+    """
+    logger.info("%s", ", ".join(f"{name.removesuffix('_url')} on {url}" for name, url in urls.items()))
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        draft.write_text(json.dumps({"pid": os.getpid(), **urls}))
+        draft.replace(path)
+    except OSError as error:
+        logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
-import os
 import resource
 import signal
 import socket
@@ -15,9 +13,9 @@ import uvloop
 
 from fieldrepair_service.capture import Capture, CaptureLimits
 from fieldrepair_service.console.security import Security
+from fieldrepair_service.console_choice import why_left_out
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
-from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.last_upstream import LastUpstream
 from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.metrics import create_registry
@@ -25,7 +23,7 @@ from fieldrepair_service.proxy import Proxy
 from fieldrepair_service.redactor_process import RedactorProcess, check_redactor
 from fieldrepair_service.request_trace import RequestTraces
 from fieldrepair_service.roles import Role
-from fieldrepair_service.serving import listen, sole_user_of, url_of
+from fieldrepair_service.serving import announce, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.sidecar_settings import SidecarSettings
 from fieldrepair_service.tls import client_context, server_context
@@ -44,7 +42,8 @@ def run_sidecar(settings: SidecarSettings) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: if a port is taken, the state folder cannot be used, or the upstream is no URL.
+        ConfigurationError: if a port is taken, the state folder cannot be used, the upstream is no URL, or the console
+            cannot be served and must be.
     """
     configure_logging(settings.log_format, "sidecar")
     if settings.upstream is not None:
@@ -52,24 +51,23 @@ def run_sidecar(settings: SidecarSettings) -> None:
     _raise_file_limit()
     if settings.redactor is not None:
         check_redactor(settings.redactor)
+    left_out = why_left_out(settings.console)
     with sole_user_of(settings.state_dir):
-        try:
-            tokens = settings.resolve_tokens()
-        except OSError as error:
-            raise ConfigurationError(f"the control token cannot be kept in {settings.state_dir}: {error}") from error
+        tokens = settings.resolve_tokens()
         with (
             listen(settings.traffic_host, settings.traffic_port) as traffic,
             listen(settings.control_host, settings.control_port) as control,
         ):
-            uvloop.run(_Sidecar(settings, tokens).run(traffic, control))
+            uvloop.run(_Sidecar(settings, tokens, left_out).run(traffic, control))
 
 
 class _Sidecar:
     """One run of the sidecar."""
 
-    def __init__(self, settings: SidecarSettings, tokens: dict[Role, str] | None) -> None:
+    def __init__(self, settings: SidecarSettings, tokens: dict[Role, str] | None, left_out: str | None) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._left_out = left_out
         self._spool = settings.state_dir / "spool.db"
         self._stats = TrafficStats()
         self._traffic_tls = server_context("traffic", settings.traffic_tls_cert, settings.traffic_tls_key)
@@ -115,6 +113,7 @@ class _Sidecar:
                 mlflow_ui_url=settings.mlflow_ui(),
                 case_book_url=settings.case_book_url,
                 field_log_uri=settings.field_log_uri,
+                left_out=self._left_out,
                 mlflow_webhook_secret=settings.webhook_secret(),
             ),
             control,
@@ -180,20 +179,11 @@ class _Sidecar:
         return None
 
     def _announce(self, traffic: socket.socket, control: socket.socket) -> None:
-        """Say where we listen, in the log and in a file, for port 0 and for scripts."""
-        addresses = {
-            "pid": os.getpid(),
-            "traffic_url": url_of(traffic, tls=self._traffic_tls is not None),
-            "control_url": url_of(control, tls=self._control_tls is not None),
-        }
-        logger.info("traffic on %s, control on %s", addresses["traffic_url"], addresses["control_url"])
-        path = self._settings.state_dir / ADDRESS_FILE
-        draft = path.with_name(f".{path.name}-{os.getpid()}")
-        try:
-            draft.write_text(json.dumps(addresses))
-            draft.replace(path)
-        except OSError as error:
-            logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving
+        announce(
+            self._settings.state_dir / ADDRESS_FILE,
+            traffic_url=url_of(traffic, tls=self._traffic_tls is not None),
+            control_url=url_of(control, tls=self._control_tls is not None),
+        )
 
 
 def _raise_file_limit() -> None:

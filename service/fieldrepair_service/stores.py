@@ -1,6 +1,6 @@
 """The case book and the field log as the control port has them: opened in the background, and until then missing.
 
-The sidecar serves predictions whether or not the two can be reached, so nobody waits for them here.
+A sidecar serves predictions whether or not the two can be reached, so nobody waits for them here.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ class Stores:
     def missing(self) -> StoreUnavailable:
         """Why the stores cannot be used yet."""
         return StoreUnavailable(f"the case book and the field log are not open yet: {self._problem}")
+
+    def not_open(self) -> str | None:
+        """Why the stores cannot be used yet; None once they can."""
+        return str(self.missing()) if self._inputs is None or self._log is None else None
 
     @asynccontextmanager
     async def opened(self, then: Callable[[], None]) -> AsyncGenerator[None]:

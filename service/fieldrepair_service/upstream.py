@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from fieldrepair_service.busy_polling import BusyPolling
 from fieldrepair_service.canary import Canary, CanaryView
 from fieldrepair_service.errors import ConfigurationError
+from fieldrepair_service.http_url import normalise_http_url
 from fieldrepair_service.upstream_connection import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -298,12 +299,4 @@ def normalise_upstream(url: str) -> str:
     Raises:
         ConfigurationError: if it is not ``http(s)://host[:port][/prefix]``.
     """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        usable = usable and url.isascii() and url.isprintable() and " " not in url  # its path goes into request lines
-    except ValueError:
-        usable, parts = False, None
-    if not usable or parts is None or parts.query or parts.fragment or parts.username or parts.password:
-        raise ConfigurationError(f"an upstream must look like http://host:port, got {url!r}")
-    return url.rstrip("/")
+    return normalise_http_url(url, "an upstream")

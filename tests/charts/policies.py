@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic_settings import BaseSettings
 
@@ -18,6 +19,7 @@ SECRET_WORDS = ("TOKEN", "PASSWORD", "SECRET", "CASE_BOOK", "ACCESS_KEY")
 COMMANDS: dict[str, type[BaseSettings]] = {
     entry.name: entry.load() for entry in entry_points(group="fieldrepair.commands")
 }
+WITHOUT_CASE_BOOK = ("sidecar", "mirror", "serve", "ping")
 FOREIGN = "model"
 """The container that somebody else wrote; it has no command of ours."""
 
@@ -167,6 +169,42 @@ def least_rights(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{maker} runs as {pod['spec'].get('serviceAccountName')}"
 
 
+def the_case_book_where_needed(manifests: list[Manifest]) -> Iterator[str]:
+    """Who stands before models has neither the case book nor its password: pages are the console's."""
+    for name, _pod, container in containers(manifests):
+        command = (container.get("args") or [""])[0]
+        if command in WITHOUT_CASE_BOOK and "FIELDREPAIR_CASE_BOOK" in variables(container):
+            yield f"{name} has the case book, which {command} does not need"
+        if (
+            command in ("sidecar", "mirror")
+            and variables(container).get("FIELDREPAIR_CONSOLE", {}).get("value") != "off"
+        ):
+            yield f"{name} would open a case book of its own"
+
+
+def the_console_finds_the_sidecars(manifests: list[Manifest]) -> Iterator[str]:
+    """It asks at a headless Service over all pods with a sidecar or mirror, at the port that their containers have."""
+    pods = [pod for _, pod in pod_templates(manifests)]
+    for name, _pod, container in containers(manifests):
+        if (container.get("args") or [""])[0] != "console":
+            continue
+        asked = urlsplit(str(variables(container)["FIELDREPAIR_SIDECARS"]["value"]))
+        services = [one for one in of_kind(manifests, "Service") if one["metadata"]["name"] == asked.hostname]
+        headless = [one for one in services if one["spec"].get("clusterIP") == "None"]
+        found = [
+            port
+            for one in headless
+            for pod in pods
+            if matches(one["spec"]["selector"], pod["metadata"].get("labels", {}))
+            for each in pod["spec"]["containers"]
+            if (each.get("args") or [""])[0] in ("sidecar", "mirror")
+            for port in each["ports"]
+            if port["name"] == one["spec"]["ports"][0]["targetPort"]
+        ]
+        if [port["containerPort"] for port in found] != [asked.port]:
+            yield f"{name} asks at {asked.geturl()}, where no sidecar is"
+
+
 def names_are_legal(manifests: list[Manifest]) -> Iterator[str]:
     """Each object once, with a name that fits into a label, and only references to what is there or was named."""
     seen: set[str] = set()
@@ -211,6 +249,8 @@ POLICIES: list[Policy] = [
     secrets_by_reference,
     selectors_find_their_pods,
     least_rights,
+    the_case_book_where_needed,
+    the_console_finds_the_sidecars,
     names_are_legal,
     commands_know_their_settings,
 ]

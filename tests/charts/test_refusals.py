@@ -14,6 +14,18 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["sidecar.settings.control_token=abc"],
         "additional properties 'control_token' not allowed",
     ),
+    "a sidecar's sign-ins": (
+        ["sidecar.settings.session_hours=8"],
+        "additional properties 'session_hours' not allowed",
+    ),
+    "the Service that the console was at": (
+        ["service.control.type=LoadBalancer"],
+        "additional properties 'control' not allowed",
+    ),
+    "sidecars of one's own": (
+        ["console.settings.sidecars=http://a:1"],
+        "additional properties 'sidecars' not allowed",
+    ),
     "an unknown mode": (["mode=proxy"], "at '/mode': value must be one of 'server', 'sidecar', 'mirror'"),
     "a number that is none": (["server.replicas=many"], "at '/server/replicas': got string, want integer"),
     "no replicas": (["server.replicas=0"], "at '/server/replicas': minimum: got 0, want 1"),

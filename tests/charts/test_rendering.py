@@ -10,8 +10,27 @@ import kubernetes_validate
 import pytest
 
 from tests.charts.crds import operator_problem
-from tests.charts.helm import CHART, GOLDEN, KUBERNETES, VALUES, Manifest, rendered, rendered_text, run, value_sets
-from tests.charts.objects import OF_THE_PROMETHEUS_OPERATOR, containers, label, named, with_patched_deployment
+from tests.charts.helm import (
+    CHART,
+    GOLDEN,
+    KUBERNETES,
+    VALUES,
+    Manifest,
+    parsed,
+    rendered,
+    rendered_text,
+    run,
+    template,
+    value_sets,
+)
+from tests.charts.objects import (
+    OF_THE_PROMETHEUS_OPERATOR,
+    containers,
+    label,
+    named,
+    variables,
+    with_patched_deployment,
+)
 from tests.charts.policies import COMMANDS, POLICIES, complaints, literal_settings
 
 OLDEST, NEWEST = "1.28.0", "1.37.0"
@@ -107,6 +126,20 @@ BREACHES: dict[str, tuple[Callable[[list[Manifest]], object], str]] = {
         lambda all_: _pod_spec(all_).update(automountServiceAccountToken=True),
         "has a token of the API",
     ),
+    "a case book in a model's pod": (
+        lambda all_: _pod_spec(all_)["containers"][1]["env"].append({"name": "FIELDREPAIR_CASE_BOOK", "valueFrom": {}}),
+        "sidecar has the case book, which sidecar does not need",
+    ),
+    "a sidecar with pages": (
+        lambda all_: variables(_pod_spec(all_)["containers"][1])["FIELDREPAIR_CONSOLE"].update(value="auto"),
+        "sidecar would open a case book of its own",
+    ),
+    "a console that looks elsewhere": (
+        lambda all_: variables(_container(all_, "digits-fieldrepair-console"))["FIELDREPAIR_SIDECARS"].update(
+            value="http://digits-fieldrepair:80"
+        ),
+        "console asks at http://digits-fieldrepair:80, where no sidecar is",
+    ),
     "twice": (lambda all_: all_.append(all_[0]), "is there twice"),
     "unknown setting": (
         lambda all_: _container(all_)["env"].append({"name": "FIELDREPAIR_MAGIC", "value": "1"}),
@@ -131,3 +164,59 @@ def test_every_policy_can_complain() -> None:
         change(manifests)
         noticed |= {complaint.partition(":")[0] for complaint in complaints(manifests)}
     assert noticed == {policy.__name__ for policy in POLICIES}
+
+
+def _openings(manifests: list[Manifest], part: str) -> dict[str, list[Manifest]]:
+    """Port of a part that a NetworkPolicy opens -> to whom."""
+    policy = named(manifests, "NetworkPolicy", f"digits-{part}")
+    return {rule["ports"][0]["port"]: rule["from"] for rule in policy["spec"]["ingress"] if "from" in rule}
+
+
+def _pods(component: str, name: str = "fieldrepair") -> Manifest:
+    labels = {"name": name, "instance": "digits", "component": component}
+    return {"podSelector": {"matchLabels": {f"app.kubernetes.io/{key}": value for key, value in labels.items()}}}
+
+
+def test_the_sidecars_control_port_is_open_to_those_who_need_it() -> None:
+    manifests = rendered("server-everything")
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    console, test = _pods("console", "repairer"), _pods("test", "repairer")
+    assert _openings(manifests, "repairer-server")["control"] == [console, test, prometheus]
+    assert _openings(manifests, "repairer-console") == {
+        "control": [test, {"podSelector": {"matchLabels": {"app": "ingress"}}}, prometheus]
+    }
+
+
+def test_by_default_the_namespace_reaches_the_control_ports() -> None:
+    for name, part in (("server-policies-by-default", "server"), ("mirror-everything", "mirror")):
+        manifests = rendered(name)
+        assert _openings(manifests, f"fieldrepair-{part}")["control"] == [
+            _pods("console"),
+            _pods("test"),
+            {"podSelector": {}},
+        ]
+        assert _openings(manifests, "fieldrepair-console")["control"] == [_pods("test"), {"podSelector": {}}]
+
+
+def test_the_console_may_reach_the_sidecars_where_egress_is_limited() -> None:
+    policies = rendered("server-everything")
+    rules = named(policies, "NetworkPolicy", "digits-repairer-console")["spec"]["egress"]
+    assert {"ports": [{"port": 8081}], "to": [_pods("server", "repairer")]} in rules
+    others = named(policies, "NetworkPolicy", "digits-repairer-worker")["spec"]["egress"]
+    assert len(others) == len(rules) - 1
+
+
+def test_without_a_console_nothing_of_it_is_left() -> None:
+    done = template("--values", str(VALUES / "server-policies-by-default.yaml"), "--set", "console.enabled=false")
+    assert done.returncode == 0, done.stderr
+    manifests = parsed(done.stdout)
+    assert [label(one) for one in manifests if one["metadata"]["name"].endswith("-console")] == []
+    assert complaints(manifests) == []
+    assert "port-forward svc/digits-fieldrepair-console" not in done.stdout
+
+
+def test_only_images_with_every_command_run_what_needs_the_case_book() -> None:
+    for name in GOLDEN_SETS:
+        for where, _pod, container in containers(with_patched_deployment(rendered(name))):
+            if container["image"].startswith("fieldrepair-sidecar"):
+                assert container["args"][0] in ("sidecar", "mirror", "ping"), where

@@ -71,7 +71,7 @@ class Load:
 
 
 def serves(running: FieldRepair, version: str) -> bool | None:
-    return str(running.get("/upstream")["active"]["model_version"]) == version or None
+    return running.served_version() == version or None
 
 
 def approve_in_console(running: FieldRepair, case: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ __all__ = ["platform", "postgresql_server", "s3_server", "scans"]
 
 TOKENS = {f"{role}-token": f"the-{role}-token-of-the-test" for role in ("control", "labeller", "viewer")}
 PREFIX = "digits-fieldrepair"
+SIDECARS = f"http://{PREFIX}-sidecar:8081"
+"""The headless Service of the sidecars' control ports; here one port, which passes connections on to them."""
 
 
 class AllPods(Process):
@@ -112,22 +114,27 @@ def _installed(
         cluster = Cluster(manifests, folder / "pods", secrets)
         stack.callback(cluster.stop)
         _migrate(cluster, manifests)
-        traffic, control = Service("traffic"), Service("control")
+        traffic, sidecars = Service("traffic"), Service("control")
         for name in ("monitor", "worker", "rollout"):
             cluster.start(named(manifests, "Deployment", f"{PREFIX}-{name}")["spec"]["template"])
-        rollout = stack.enter_context(RollingUpdate(standin, cluster, [traffic, control]))
-        traffic_url, control_url = (stack.enter_context(listening(one)) for one in (traffic, control))
+        rollout = stack.enter_context(RollingUpdate(standin, cluster, [traffic, sidecars]))
+        traffic_url, sidecars_url = (stack.enter_context(listening(one)) for one in (traffic, sidecars))
+        cluster.services[SIDECARS] = sidecars_url
+        console = cluster.start(named(manifests, "Deployment", f"{PREFIX}-console")["spec"]["template"])
         headers = {"Authorization": f"Bearer {TOKENS['control-token']}"}
         # A connection for each request, as kube-proxy would spread them over pods.
         limits = httpx.Limits(max_keepalive_connections=0)
-        api_client = stack.enter_context(
-            httpx.Client(base_url=control_url, headers=headers, timeout=30.0, trust_env=False, limits=limits)
+        api_client, sidecar_client = (
+            stack.enter_context(
+                httpx.Client(base_url=url, headers=headers, timeout=30.0, trust_env=False, limits=limits)
+            )
+            for url in (console.url("control"), sidecars_url)
         )
         pods = AllPods(cluster)
         # The first pods take what the alias names; the rollout's first look replaces them by pods that are told.
         wait_for("a pod that was told", lambda: any(rollout.history) or None, seconds=300, process=pods)
         wait_for("the case book's API", lambda: _well(api_client), seconds=60, process=pods)
-        running = FieldRepair(pods, traffic_url, control_url, api_client)
+        running = FieldRepair(pods, traffic_url, console.url("control"), api_client, sidecar_client)
         yield Installed(running, cluster, rollout, manifests, secrets, standin)
 
 

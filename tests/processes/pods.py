@@ -6,6 +6,7 @@ and paths:
 
 * a pod's network is one loopback address: 0.0.0.0 and the pod's own 127.0.0.1 become that address
 * a pod's volumes are folders: their mount paths become these folders
+* what a name server of the cluster would know is given: the address of a Service becomes one of this machine
 
 Probes decide what is ready; at the end ``preStop`` runs, then SIGTERM comes, and SIGKILL after the grace period.
 """
@@ -42,11 +43,19 @@ class Pod:
         address: the loopback address that is its network.
         secrets: by name, what Secrets hold.
         claims: folders of volume claims, by name.
+        services: URLs of Services as the chart writes them, and where they are on this machine.
     """
 
     def __init__(
-        self, template: Manifest, folder: Path, address: str, secrets: Secrets, claims: dict[str, Path]
+        self,
+        template: Manifest,
+        folder: Path,
+        address: str,
+        secrets: Secrets,
+        claims: dict[str, Path],
+        services: dict[str, str],
     ) -> None:
+        self._services = services
         self._template = template
         self._secrets = secrets
         self.folder = folder
@@ -155,6 +164,8 @@ class Pod:
         """Addresses and paths of the pod as this machine has them."""
         if text == "0.0.0.0":  # noqa: S104 - compared, not bound
             return self.address
+        if text in self._services:
+            return self._services[text]
         if text == ACCOUNT:
             return str(self.folder.parent.parent / "account")
         prefix, _, port = text.rpartition(":")
@@ -241,6 +252,8 @@ class Cluster:
         }
         self._network = f"127.{os.getpid() % 199 + 50}.{time.monotonic_ns() // 1_000_000 % 254 + 1}"
         self._count = 0
+        self.services: dict[str, str] = {}
+        """URLs of Services as the chart writes them, and where they are here; for pods that start from now on."""
         self.pods: list[Pod] = []
 
     def start(self, template: Manifest, annotations: dict[str, str] | None = None) -> Pod:
@@ -251,7 +264,7 @@ class Cluster:
         folder = self._folder / f"pod-{self._count}-{meta['labels']['app.kubernetes.io/component']}"
         folder.mkdir(parents=True)
         address = f"{self._network}.{self._count}"
-        pod = Pod({**template, "metadata": meta}, folder, address, self._secrets, self._claims)
+        pod = Pod({**template, "metadata": meta}, folder, address, self._secrets, self._claims, self.services)
         self.pods.append(pod)
         return pod
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from examples.digits.clients import Client, SteadyTraffic
 from examples.digits.data import Part
-from examples.digits.platform import Platform, wait_for
+from examples.digits.platform import FieldRepair, Platform, wait_for
 from examples.digits.story import Story
 from fieldrepair_service.field_log import FieldLog
 from tests.charts.objects import of_kind
@@ -46,6 +46,11 @@ def logged(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(log.read_after({}, limit=10_000, columns=[]))
 
 
+def overview_has(running: FieldRepair, words: str) -> bool | None:
+    """Whether the console's overview says so; None while it does not."""
+    return words in running.control.get("/").text or None
+
+
 def test_the_pods_serve_log_and_follow_the_alias(
     platform: Platform, scans: dict[str, Part], install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +77,11 @@ def test_the_pods_serve_log_and_follow_the_alias(
             wait_for("version 2", lambda: rollout.history[-1:] == ["2"] or None, seconds=170, process=running.process)
             wait_for("the old pod to end", lambda: rollout.coming is None or None, seconds=90)
         assert client.failed_requests == 0
-        assert running.get("/upstream")["active"]["model_version"] == "2"
+        assert running.served_version() == "2"
+        assert running.sidecar is not None
+        assert running.sidecar.get("/").status_code == 404
+        wait_for("the console to see it", lambda: overview_has(running, "version 2 is served"), seconds=60)
+        assert overview_has(running, "1 of 1 sidecar answers.")
         # What a person would look at: every part with a port answers, as `helm test` asks.
         for pod in installed.cluster.pods:
             for container in pod.containers.values():

@@ -57,27 +57,39 @@
       key: control-token
 {{- end -}}
 
-{{/* The control port of sidecar and mirror: (dict "root" $ "port" 8081). */}}
+{{/* A control port, of sidecar, mirror or console: (dict "root" $ "port" 8081). */}}
 {{- define "fieldrepair.controlEnv" -}}
 - name: FIELDREPAIR_CONTROL_HOST
   value: {{ .root.Values.bindAddress | quote }}
 - name: FIELDREPAIR_CONTROL_PORT
   value: {{ .port | quote }}
 {{ include "fieldrepair.controlToken" .root }}
-- name: FIELDREPAIR_LABELLER_TOKEN
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "fieldrepair.tokensSecret" .root }}
-      key: labeller-token
 - name: FIELDREPAIR_VIEWER_TOKEN
   valueFrom:
     secretKeyRef:
       name: {{ include "fieldrepair.tokensSecret" .root }}
       key: viewer-token
-- name: FIELDREPAIR_MLFLOW_UI_URL
-  value: {{ default .root.Values.mlflow.trackingUri .root.Values.mlflow.uiUrl | quote }}
 - name: FIELDREPAIR_LOG_FORMAT
   value: {{ .root.Values.logFormat }}
+{{- end -}}
+
+{{/* Sidecar and mirror leave pages and API to the console's pod: they need neither case book nor its password. */}}
+{{- define "fieldrepair.noConsoleEnv" -}}
+- name: FIELDREPAIR_CONSOLE
+  value: "off"
+{{- end -}}
+
+{{/* What the console's pod has beyond its control port. */}}
+{{- define "fieldrepair.consoleEnv" -}}
+- name: FIELDREPAIR_LABELLER_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "fieldrepair.tokensSecret" . }}
+      key: labeller-token
+- name: FIELDREPAIR_MLFLOW_UI_URL
+  value: {{ default .Values.mlflow.trackingUri .Values.mlflow.uiUrl | quote }}
+- name: FIELDREPAIR_SIDECARS
+  value: http://{{ include "fieldrepair.sidecarsService" . }}:{{ include "fieldrepair.sidecarsPort" . }}
 {{- end -}}
 
 {{/* Secrets whose keys are variables: (dict "root" $ "s3" true "mlflow" true). */}}

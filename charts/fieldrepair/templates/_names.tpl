@@ -48,6 +48,21 @@ fieldrepair.io/sidecar-of: {{ include "fieldrepair.fullname" . }}
 {{- end -}}
 {{- end -}}
 
+{{/* The headless Service whose name stands for every sidecar, or the mirror. */}}
+{{- define "fieldrepair.sidecarsService" -}}
+{{ include "fieldrepair.fullname" . }}-sidecar
+{{- end -}}
+
+{{/* The number of their control port: who asks a headless Service reaches the pods themselves. */}}
+{{- define "fieldrepair.sidecarsPort" -}}
+{{ ternary .Values.mirror.controlPort .Values.sidecar.controlPort (eq .Values.mode "mirror") }}
+{{- end -}}
+
+{{/* Its name. */}}
+{{- define "fieldrepair.sidecarsPortName" -}}
+{{ ternary "fr-control" "control" (eq .Values.mode "sidecar") }}
+{{- end -}}
+
 {{- define "fieldrepair.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "fieldrepair.fullname" .) .Values.serviceAccount.name -}}

@@ -121,6 +121,23 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end -}}
 
+{{/* Startup, liveness and readiness of a part with a control port: (dict "port" "control"). */}}
+{{- define "fieldrepair.controlProbes" -}}
+startupProbe:
+  httpGet: {path: /healthz, port: {{ .port }}}
+  periodSeconds: 2
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /healthz, port: {{ .port }}}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet: {path: /readyz, port: {{ .port }}}
+  periodSeconds: 3
+  timeoutSeconds: 3
+{{- end -}}
+
 {{/* The sidecar: (dict "root" $ "prefix" "" "annotated" false); the prefix keeps its volumes apart in pods of others. */}}
 {{- define "fieldrepair.sidecarContainer" -}}
 {{- $root := .root -}}
@@ -145,8 +162,8 @@ readinessProbe:
     - name: FIELDREPAIR_TRAFFIC_PORT
       value: {{ $sidecar.trafficPort | quote }}
     {{- include "fieldrepair.controlEnv" (dict "root" $root "port" $sidecar.controlPort) | nindent 4 }}
+    {{- include "fieldrepair.noConsoleEnv" $root | nindent 4 }}
     {{- include "fieldrepair.fieldLogEnv" $root | nindent 4 }}
-    {{- include "fieldrepair.caseBookEnv" $root | nindent 4 }}
     {{- include "fieldrepair.settings" (dict "settings" $sidecar.settings) | nindent 4 }}
     {{- with $sidecar.extraEnv }}
     {{- toYaml . | nindent 4 }}
@@ -157,19 +174,7 @@ readinessProbe:
       containerPort: {{ $sidecar.trafficPort }}
     - name: {{ if .foreign }}fr-{{ end }}control
       containerPort: {{ $sidecar.controlPort }}
-  startupProbe:
-    httpGet: {path: /healthz, port: {{ if .foreign }}fr-{{ end }}control}
-    periodSeconds: 2
-    failureThreshold: 60
-  livenessProbe:
-    httpGet: {path: /healthz, port: {{ if .foreign }}fr-{{ end }}control}
-    periodSeconds: 10
-    timeoutSeconds: 5
-    failureThreshold: 6
-  readinessProbe:
-    httpGet: {path: /readyz, port: {{ if .foreign }}fr-{{ end }}control}
-    periodSeconds: 3
-    timeoutSeconds: 3
+  {{- include "fieldrepair.controlProbes" (dict "port" (ternary "fr-control" "control" (default false .foreign))) | nindent 2 }}
     failureThreshold: 2
   lifecycle:
     preStop:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,13 +14,11 @@ from fieldrepair_service.case_book import OPEN_STATES, Case, CaseBook, CaseState
 from fieldrepair_service.console.charts import Panel, Series, accuracy_panel, drift_panel, sparkline
 from fieldrepair_service.console.pages import Pages
 from fieldrepair_service.console.security import Visitor, viewer
-from fieldrepair_service.console.traffic import Throughput
+from fieldrepair_service.console.throughput import Throughput
+from fieldrepair_service.console.traffic import Served, TrafficSource
 from fieldrepair_service.console.trials import CanaryView, ShadowView, running_trials
 from fieldrepair_service.exchange import UNKNOWN_MODEL
 from fieldrepair_service.stores import Stores
-from fieldrepair_service.upstream import UpstreamView
-
-Traffic = Callable[[], Awaitable[tuple[UpstreamView | None, list[UpstreamView]]]]
 
 _WINDOWS = 120
 _VERSIONS = 3
@@ -41,7 +39,8 @@ class ModelView:
     """What the overview says about one model."""
 
     name: str
-    served: UpstreamView | None
+    served: list[str]
+    """Versions that requests are sent to, that of most sidecars first; several while a rollout is under way."""
     watched: str | None
     """The version that the monitor judged last."""
     drift: Panel | None
@@ -60,13 +59,14 @@ class ModelView:
     """Of a version on its way in."""
 
 
-def overview_router(pages: Pages, stores: Stores, upstreams: Traffic, throughput: Throughput) -> APIRouter:
+def overview_router(pages: Pages, stores: Stores, traffic: TrafficSource, throughput: Throughput) -> APIRouter:
     """Routes ``/``, ``/cases`` and ``/audit``."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
     async def overview(request: Request, visitor: Annotated[Visitor, Depends(viewer)]) -> Response:
-        active, draining = await upstreams()
+        view = await traffic.view()
+        served = [share.served for share in view.served]
 
         def render() -> Response:
             rates = throughput.rates()
@@ -74,10 +74,9 @@ def overview_router(pages: Pages, stores: Stores, upstreams: Traffic, throughput
                 request,
                 "overview.html",
                 visitor,
-                active=active,
-                draining=draining,
-                models=model_views(stores.book, active),
-                numbers=throughput.numbers(),
+                traffic=view,
+                numbers=view.numbers,
+                models=model_views(stores.book, served),
                 rate=rates[-1] if rates else None,
                 rate_line=sparkline(rates),
             )
@@ -114,12 +113,12 @@ def overview_router(pages: Pages, stores: Stores, upstreams: Traffic, throughput
     return router
 
 
-def model_views(book: CaseBook, active: UpstreamView | None) -> list[ModelView]:
+def model_views(book: CaseBook, active: Sequence[Served]) -> list[ModelView]:
     """One view per model that is served, watched or under repair; the served one first."""
     checkpoints = sorted(book.checkpoints(), key=lambda checkpoint: checkpoint.updated_ms)
     cases = book.cases(limit=_CASES_PER_PAGE)
-    served = active if active is not None and active.model_name != UNKNOWN_MODEL else None
-    named: list[str] = [served.model_name] if served else []
+    served = [one for one in active if one.model_name != UNKNOWN_MODEL]
+    named: list[str] = [one.model_name for one in served]
     named += [checkpoint.model_name for checkpoint in reversed(checkpoints)]
     named += [case.model_name for case in cases]
     views: list[ModelView] = []
@@ -129,7 +128,7 @@ def model_views(book: CaseBook, active: UpstreamView | None) -> list[ModelView]:
             _model_view(
                 book,
                 name,
-                served if served is not None and served.model_name == name else None,
+                [one.model_version for one in served if one.model_name == name],
                 versions[-_VERSIONS:],
                 [case for case in cases if case.model_name == name],
             )
@@ -138,7 +137,7 @@ def model_views(book: CaseBook, active: UpstreamView | None) -> list[ModelView]:
 
 
 def _model_view(
-    book: CaseBook, name: str, served: UpstreamView | None, versions: Sequence[str], cases: Sequence[Case]
+    book: CaseBook, name: str, served: list[str], versions: Sequence[str], cases: Sequence[Case]
 ) -> ModelView:
     series = [Series(version, book.windows(name, version, limit=_WINDOWS)) for version in versions]
     series = sorted((each for each in series if each.windows), key=lambda each: each.windows[0].last_timestamp_ms)

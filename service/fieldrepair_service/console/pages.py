@@ -22,9 +22,11 @@ class Pages:
 
     Args:
         static: knows the addresses of style sheets and scripts.
+        console: whether people can sign in here and find an overview; without it there are pages for errors alone.
     """
 
-    def __init__(self, static: StaticFiles) -> None:
+    def __init__(self, static: StaticFiles, *, console: bool = True) -> None:
+        self._console = console
         self._environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,  # whatever a model, a class or a request is called, it is shown as text
@@ -33,7 +35,7 @@ class Pages:
             lstrip_blocks=True,
         )
         known = cast(dict[str, Any], self._environment.globals)
-        known.update(asset=static.url, CSRF=CSRF, Role=Role, **formats.FUNCTIONS)
+        known.update(asset=static.url, console=console, CSRF=CSRF, Role=Role, **formats.FUNCTIONS)
         self._environment.filters.update(formats.FILTERS)
 
     def render(
@@ -65,7 +67,7 @@ class Pages:
         """The page for an error, or the way to the sign-in; None for those who want data."""
         if not wants_page(request):
             return None
-        if status == 401:
+        if status == 401 and self._console:
             target = request.url.path if request.method == "GET" else "/"
             if request.method == "GET" and request.url.query:
                 target += f"?{request.url.query}"

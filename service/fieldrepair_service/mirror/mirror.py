@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import signal
 import socket
 from time import monotonic
@@ -16,9 +14,9 @@ from fastapi import FastAPI
 
 from fieldrepair_service.capture import Capture, CaptureLimits
 from fieldrepair_service.console.security import Security
+from fieldrepair_service.console_choice import why_left_out
 from fieldrepair_service.control import create_control_app
 from fieldrepair_service.control_server import ControlServer
-from fieldrepair_service.errors import ConfigurationError
 from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.metrics import create_registry
 from fieldrepair_service.mirror.metrics import MirrorMetrics
@@ -27,7 +25,7 @@ from fieldrepair_service.mirror.settings import MirrorSettings
 from fieldrepair_service.mirror.sink import Sink
 from fieldrepair_service.redactor_process import RedactorProcess, check_redactor
 from fieldrepair_service.roles import Role
-from fieldrepair_service.serving import TrafficServer, listen, sole_user_of, url_of
+from fieldrepair_service.serving import TrafficServer, announce, listen, sole_user_of, url_of
 from fieldrepair_service.shipper_process import ShipperProcess
 from fieldrepair_service.tls import server_context
 from fieldrepair_service.tracing import check_tracing
@@ -46,30 +44,30 @@ def run_mirror(settings: MirrorSettings) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: if a port is taken, or the state folder cannot be used.
+        ConfigurationError: if a port is taken, the state folder cannot be used, or the console cannot be served and
+            must be.
     """
     configure_logging(settings.log_format, "mirror")
     if settings.redactor is not None:
         check_redactor(settings.redactor)
     check_tracing(settings.otlp_endpoint)
+    left_out = why_left_out(settings.console)
     with sole_user_of(settings.state_dir):
-        try:
-            tokens = settings.resolve_tokens()
-        except OSError as error:
-            raise ConfigurationError(f"the control tokens cannot be kept in {settings.state_dir}: {error}") from error
+        tokens = settings.resolve_tokens()
         with (
             listen(settings.events_host, settings.events_port) as events,
             listen(settings.control_host, settings.control_port) as control,
         ):
-            uvloop.run(_Mirror(settings, tokens).run(events, control))
+            uvloop.run(_Mirror(settings, tokens, left_out).run(events, control))
 
 
 class _Mirror:
     """One run of the mirror."""
 
-    def __init__(self, settings: MirrorSettings, tokens: dict[Role, str] | None) -> None:
+    def __init__(self, settings: MirrorSettings, tokens: dict[Role, str] | None, left_out: str | None) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._left_out = left_out
         self._spool = settings.state_dir / "spool.db"
         self._draining = False
         self._shipper: ShipperProcess | None = None
@@ -129,6 +127,7 @@ class _Mirror:
             mlflow_ui_url=settings.mlflow_ui(),
             case_book_url=settings.case_book_url,
             field_log_uri=settings.field_log_uri,
+            left_out=self._left_out,
         )
         steering = ("/upstream", "/canary")
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in steering]
@@ -169,20 +168,11 @@ class _Mirror:
         return 0 if self._shipper is None else self._shipper.starts
 
     def _announce(self, events: socket.socket, control: socket.socket) -> None:
-        """Say where we listen, in the log and in a file, for port 0 and for scripts."""
-        addresses = {
-            "pid": os.getpid(),
-            "events_url": url_of(events),
-            "control_url": url_of(control, tls=self._settings.control_tls_cert is not None),
-        }
-        logger.info("events on %s, control on %s", addresses["events_url"], addresses["control_url"])
-        path = self._settings.state_dir / ADDRESS_FILE
-        draft = path.with_name(f".{path.name}-{os.getpid()}")
-        try:
-            draft.write_text(json.dumps(addresses))
-            draft.replace(path)
-        except OSError as error:
-            logger.warning("cannot write %s: %s", path, error)  # a full disk must not keep anyone from serving
+        announce(
+            self._settings.state_dir / ADDRESS_FILE,
+            events_url=url_of(events),
+            control_url=url_of(control, tls=self._settings.control_tls_cert is not None),
+        )
 
 
 async def _expire(pairing: Pairing) -> None:
