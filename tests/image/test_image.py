@@ -131,14 +131,16 @@ def test_the_sidecar_image(build: Build) -> None:
             answer = httpx.post(url, json={"inputs": [[1.0, 2.0]]}, trust_env=False)
             assert answer.json() == {"predictions": [[0.25, 0.75]]}
         wait_until(lambda: "fieldrepair_rows_logged_total 3.0" in metrics(control), process)
+        page = httpx.get(f"http://127.0.0.1:{control}/", trust_env=False)
+        assert (page.status_code, "fieldrepair console" in page.text) == (404, True)
     # The shipper, and the libraries that were made smaller, have written a field log. To read it takes another image.
     rows = FieldLog.open(volume(image, "/var/lib/fieldrepair") / "state" / "field_log", create=False)
     np.testing.assert_array_equal(rows.read_after({}, limit=9).inputs(), [[1, 2]] * 3)
-    for command in (["log", "stats"], ["migrate"], ["monitor", "--once"]):
+    for command in (["log", "stats"], ["migrate"], ["console"], ["monitor", "--once"]):
         with running(image, *command) as process:
             output, _ = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert "is not installed; install the extra that brings it" in output
+        assert re.search("not installed.*; install the extra that brings", output)
 
 
 @contextmanager
