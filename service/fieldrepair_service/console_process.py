@@ -14,12 +14,15 @@ from fieldrepair_service.console_app import create_console_app
 from fieldrepair_service.console_choice import require_packages
 from fieldrepair_service.console_settings import ConsoleSettings
 from fieldrepair_service.control_server import ControlServer
+from fieldrepair_service.errors import ServerEnded
 from fieldrepair_service.log_format import configure_logging
 from fieldrepair_service.serving import announce, listen, make_state_dir, url_of
 from fieldrepair_service.stores import Stores
 from fieldrepair_service.tls import client_context, server_context
 
 logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
 
 ADDRESS_FILE = "console.json"
 """File in the state folder that says where the console listens: pid, control_url."""
@@ -31,6 +34,7 @@ def run_console(settings: ConsoleSettings) -> None:
     Raises:
         ConfigurationError: if packages are missing, the port is taken, or a certificate or the state folder cannot be
             used.
+        ServerEnded: if the server cannot go on.
     """
     configure_logging(settings.log_format, "console")
     # One line for every look at a sidecar would bury what the console says itself.
@@ -59,6 +63,8 @@ def run_console(settings: ConsoleSettings) -> None:
     with listen(settings.control_host, settings.control_port) as control:
         server = ControlServer(app, control, tls)
         announce(settings.state_dir / ADDRESS_FILE, control_url=url_of(control, tls=tls is not None))
-        stop.wait()
+        while not stop.wait(_LOOK_SECONDS):
+            if not server.serving:  # whoever started this process is to know, and to start it again
+                raise ServerEnded("the console's server has ended by itself; what it logged says why")
         server.stop()
     logger.info("stopped")

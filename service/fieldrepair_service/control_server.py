@@ -33,6 +33,11 @@ class ControlServer:
         self._thread = threading.Thread(target=self._run, args=(listener,), name="fieldrepair-control", daemon=True)
         self._thread.start()
 
+    @property
+    def serving(self) -> bool:
+        """Whether it still serves: a server that cannot start, or fails, ends by itself."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Finish the requests at hand and stop."""
         self._server.should_exit = True

@@ -45,6 +45,10 @@ class NotWell(FieldRepairError):  # noqa: N818 - says what is the case, as the n
     """A part does not answer, or says that it is not well; the message quotes it."""
 
 
+class ServerEnded(FieldRepairError):  # noqa: N818
+    """A part's server stopped by itself, so the part is no use any more."""
+
+
 class InputError(FieldRepairError):
     """What came in is not what was expected; the message says both."""
 

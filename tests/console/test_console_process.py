@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from html import unescape
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from fieldrepair_service import console_process
 from fieldrepair_service.case_book import Case, open_case_book
 from fieldrepair_service.cli import main
 from fieldrepair_service.console.security import Security
@@ -218,3 +220,20 @@ def test_a_port_that_is_taken_is_explained(tmp_path: Path, capsys: pytest.Captur
         port = taken.getsockname()[1]
         assert main(["console", f"--state-dir={tmp_path}", f"--control-port={port}"]) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # uvicorn ends its thread so
+def test_a_server_that_cannot_go_on_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @asynccontextmanager
+    async def broken(_: FastAPI) -> AsyncGenerator[None]:
+        raise OSError("no threads are left")
+        yield
+
+    def unfit(**_: object) -> FastAPI:
+        return FastAPI(lifespan=broken)
+
+    monkeypatch.setattr(console_process, "create_console_app", unfit)
+    assert main(["console", f"--state-dir={tmp_path}", "--control-port=0"]) == 1
+    assert "the console's server has ended by itself" in capsys.readouterr().err
