@@ -11,7 +11,7 @@ from threading import Event
 
 import pytest
 
-from fieldrepair_service import sidecar_settings
+from fieldrepair_service import busy_polling, sidecar_settings
 from fieldrepair_service.busy_polling import BusyPolling
 from fieldrepair_service.sidecar_settings import SidecarSettings
 from fieldrepair_service.upstream import UpstreamLimits
@@ -61,6 +61,22 @@ def test_after_a_slow_answer_asleep_until_a_quick_one() -> None:
         return awake
 
     assert asyncio.run(story()) == [True, False, True]
+
+
+def test_awake_between_requests_that_follow_on_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(linger: float) -> list[bool]:
+        monkeypatch.setattr(busy_polling, "LINGER_SECONDS", linger)
+        polling = BusyPolling(seconds=3600)
+        awake: list[bool] = []
+        for _ in range(2):
+            polling.request_sent()
+            polling.request_over(0.001)
+            await turns(5)
+            awake.append(polling.awake)
+        return awake
+
+    assert asyncio.run(story(linger=3600)) == [False, True], "the second came soon after the first's answer"
+    assert asyncio.run(story(linger=0)) == [False, False]
 
 
 @pytest.fixture
