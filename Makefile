@@ -5,7 +5,8 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 TESTS   ?= tests
 TEST_PROCESSES ?= 2
-PYTEST  = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+# A file at a time, in the order of the folders: files with few tests, which xdist would put last, are the longest.
+PYTEST  = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # Browser tests have processes of their own: Playwright keeps an event loop running in the thread that uses it, and no
 # asynchronous test can run there.
 ALL_TESTS = $(filter tests,$(TESTS))
