@@ -1,6 +1,6 @@
 """Mutated bodies for every decoder and for the mirror's sink: does one crash, hang, or eat the memory?
 
-``python -m benchmarks.fuzz --bodies 1000000 --json FILE``. Each body is decoded in a child process with a limit on its
+``python -m benchmarks.fuzz --bodies 1000000 --json FILE``. Each body is decoded in a child process with limits on its
 memory; one that takes more than a few seconds of processor time ends the child, as one that crashes it does. The parent
 notes which body that was and goes on behind it.
 """
@@ -105,13 +105,17 @@ def _eat(_: random.Random) -> str:
     return str(len(bytearray(64 << 30)))
 
 
+def _fill(_: random.Random) -> str:
+    return str(len(b"x" * (512 << 20)))
+
+
 def _raise(_: random.Random) -> str:
     raise KeyError("not a DecodeError")
 
 
 TARGETS: dict[str, Target] = {**{name: decode(make) for name, make in TALKS.items()}, "cloudevent": event}
 """What is fuzzed unless told otherwise."""
-SELF_TESTS: dict[str, Target] = {"crash": _crash, "hang": _hang, "eat": _eat, "raise": _raise}
+SELF_TESTS: dict[str, Target] = {"crash": _crash, "hang": _hang, "eat": _eat, "fill": _fill, "raise": _raise}
 """Targets that do what must not happen, by which the fuzzer itself is tested."""
 
 
@@ -138,7 +142,10 @@ class Limits:
     """What one body may take."""
 
     cpu_seconds: float = 10.0
-    memory_mb: int = 3072
+    memory_mb: int = 1024
+    """Of memory in use, the process with its libraries included."""
+    reserved_mb: int = 8192
+    """Of address space. A page of a Parquet file may claim 2 GiB; its reader reserves that, and uses what is there."""
 
 
 def fuzz(targets: dict[str, Target], *, bodies: int, seed: int, first: int, limits: Limits) -> Findings:
@@ -173,7 +180,7 @@ def _work(
 ) -> None:
     """The child: decode, report, never come back."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, in whatever library it is
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb << 20, limits.memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.reserved_mb << 20, limits.reserved_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     status = 1
     try:
@@ -204,9 +211,12 @@ def _decode_all(
         except Exception:  # noqa: BLE001 - that is what is looked for
             found: dict[str, object] = {"body": number, "target": name, "error": traceback.format_exc(limit=-3)}
             report.setdefault("wrong", []).append(found)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        if peak > limits.memory_mb:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, so that the next one shows
+            report.setdefault("memory", []).append({"body": number, "target": name, "resident_mb": peak})
         if report or number % _REPORT_EVERY == 0 or number == numbers[-1]:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
             reports.write(json.dumps({**report, "outcomes": outcomes, "peak_rss_mb": peak}) + "\n")
             reports.flush()
             report, outcomes = {}, {each: Counter() for each in names}
@@ -231,14 +241,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first body; to look at one again")
     parser.add_argument("--cpu-seconds", type=float, default=Limits.cpu_seconds)
-    parser.add_argument("--memory-mb", type=int, default=Limits.memory_mb)
+    parser.add_argument("--memory-mb", type=int, default=Limits.memory_mb, help="that may be in use")
+    parser.add_argument("--reserved-mb", type=int, default=Limits.reserved_mb, help="of address space")
     parser.add_argument("--target", choices=[*TARGETS, *SELF_TESTS], action="append")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     known = {**TARGETS, **SELF_TESTS}
     targets = {name: known[name] for name in given.target} if given.target else TARGETS
     began = time.monotonic()
-    limits = Limits(given.cpu_seconds, given.memory_mb)
+    limits = Limits(given.cpu_seconds, given.memory_mb, given.reserved_mb)
     findings = fuzz(targets, bodies=given.bodies, seed=given.seed, first=given.first, limits=limits)
     result = {
         **vars(findings),

@@ -33,10 +33,12 @@ def test_a_sample_of_bodies_finds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "key"), [("crash", "crashes"), ("hang", "hangs"), ("eat", "memory"), ("raise", "wrong")]
+    ("target", "key"),
+    [("crash", "crashes"), ("hang", "hangs"), ("eat", "memory"), ("fill", "memory"), ("raise", "wrong")],
 )
 def test_the_fuzzer_finds_what_must_not_happen(tmp_path: Path, target: str, key: str) -> None:
-    options = ["--target", "cloudevent", "--target", target, "--bodies", "4", "--cpu-seconds", "0.3"]
+    seconds = "0.3" if target == "hang" else "10"
+    options = f"--target cloudevent --target {target} --bodies 4 --memory-mb 500 --cpu-seconds {seconds}".split()
     status, found = fuzz(tmp_path, *options)
     assert (status, found["clean"]) == (1, False)
     assert [each["body"] for each in found[key]] == [1, 3]
