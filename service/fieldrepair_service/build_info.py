@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 
 def process_registry() -> CollectorRegistry:
@@ -18,15 +14,8 @@ def process_registry() -> CollectorRegistry:
     It has ``fieldrepair_build_info`` and the numbers of the process, ``process_*``.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Build())
+    names = ["version", "python_version"]
+    info = Gauge("fieldrepair_build_info", "What runs here; always 1.", names, registry=registry)
+    info.labels(version("fieldrepair"), platform.python_version()).set(1)
     ProcessCollector(registry=registry)
     return registry
-
-
-class _Build(Collector):
-    def collect(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily(
-            "fieldrepair_build_info", "What runs here; always 1.", labels=["version", "python_version"]
-        )
-        info.add_metric([version("fieldrepair"), platform.python_version()], 1)
-        yield info

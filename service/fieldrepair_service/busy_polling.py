@@ -44,15 +44,16 @@ class BusyPolling:
         self._close = now - self._answered_at < LINGER_SECONDS
         self._stay_until(now + self._seconds)
 
-    def request_over(self, seconds: float) -> None:
+    def request_over(self, now: float, asked_at: float) -> None:
         """It has its answer, or will get none.
 
         Args:
-            seconds: that it took since it was sent on.
+            now: by ``perf_counter``.
+            asked_at: when it was sent on, by the same clock.
         """
         self._awaited -= 1
-        self._quick = seconds < self._seconds
-        self._answered_at = perf_counter()
+        self._quick = now - asked_at < self._seconds
+        self._answered_at = now
         if not self._awaited:
             self._stay_until(self._answered_at + (LINGER_SECONDS if self._close else 0.0))
 

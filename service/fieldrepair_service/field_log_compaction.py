@@ -140,7 +140,7 @@ def _row_bytes(table: DeltaTable, run: Run) -> float:
 def _scales(table: DeltaTable, run: Run) -> Callable[[DataFile], int]:
     """What tells how many bytes the rows of each of the run's files take in memory."""
     rows = _read(table, "seq, shape, dtype", run, "ORDER BY seq")
-    seqs = np.array(rows.column("seq").to_pylist(), dtype=np.int64)
+    seqs = rows.column("seq").to_numpy()
     below = np.concatenate([[0], np.cumsum(_in_memory(rows))])
 
     def weigh(file: DataFile) -> int:

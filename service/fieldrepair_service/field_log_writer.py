@@ -204,7 +204,7 @@ _NO_ROWS = Table.from_batches([], schema=Schema.from_arrow(FIELD_LOG_COLUMNS))
 
 def _after(rows: Table, seq: int) -> Table:
     """The rows of later exchanges."""
-    later = np.flatnonzero(np.array(rows.column("seq").to_pylist(), dtype=np.int64) > seq)
+    later = np.flatnonzero(rows.column("seq").to_numpy() > seq)
     if len(later) == rows.num_rows:
         return rows
     batches = [batch.take(Array(later)) for batch in rows.combine_chunks().to_batches()]

@@ -204,10 +204,11 @@ class Upstreams:
             asked_at: when the model server was asked, by ``perf_counter``.
         """
         upstream.in_flight -= 1
+        now = perf_counter()
         if self.polling is not None:
-            self.polling.request_over(perf_counter() - asked_at)
+            self.polling.request_over(now, asked_at)
         if self.canary is not None:
-            self.canary.count(upstream, status, perf_counter() - asked_at)
+            self.canary.count(upstream, status, now - asked_at)
         if upstream.in_flight == 0 and upstream is not self.active:
             self._retire(upstream)
 

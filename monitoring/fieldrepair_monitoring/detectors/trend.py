@@ -31,7 +31,7 @@ from fieldrepair_monitoring.detectors.base import (
 )
 from fieldrepair_monitoring.detectors.calibration import Windows
 from fieldrepair_monitoring.detectors.field_history import FieldHistory, Vector
-from fieldrepair_monitoring.detectors.trend_views import Answers, Means, View
+from fieldrepair_monitoring.detectors.trend_views import Answers, Comparison, Means, View
 from fieldrepair_monitoring.errors import DetectorError
 from fieldrepair_monitoring.features import Features
 
@@ -97,11 +97,10 @@ class TrendDetector:
         return scores
 
     def _judge(self, rows: list[Vector], histories: list[FieldHistory]) -> DriftScore:
-        found = [
-            view.compare(*history.latest(part), history, span)
-            for view, part, history in zip(self._views, rows, histories, strict=True)
-            for span in SPANS
-        ]
+        found: list[Comparison] = []
+        for view, part, history in zip(self._views, rows, histories, strict=True):
+            sizes, means = history.latest(part)
+            found += [view.compare(sizes, means, history, span) for span in SPANS]
         clearest = min(found, key=lambda each: each.log_q)
         log_q = min(0.0, clearest.log_q + math.log(len(found)))
         p_value = 1.0 if log_q == 0.0 else max(SMALLEST_P, math.exp(0.5 * (log_q - math.log(2.0))))

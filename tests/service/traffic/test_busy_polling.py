@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event
+from time import perf_counter
 
 import pytest
 
@@ -23,11 +24,17 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+def over_after(polling: BusyPolling, seconds: float) -> None:
+    """A request is over that took so long."""
+    now = perf_counter()
+    polling.request_over(now, now - seconds)
+
+
 def test_awake_from_the_first_request_to_the_last_answer() -> None:
     async def story() -> list[bool]:
         polling = BusyPolling(seconds=3600)
         awake = [polling.awake]
-        over = partial(polling.request_over, 1.0)
+        over = partial(over_after, polling, 1.0)
         for step in (polling.request_sent, polling.request_sent, over, over):
             step()
             await turns(5)
@@ -56,7 +63,7 @@ def test_after_a_slow_answer_asleep_until_a_quick_one() -> None:
         for seconds in (3601.0, 3599.0, 1.0):
             polling.request_sent()
             awake.append(polling.awake)
-            polling.request_over(seconds)
+            over_after(polling, seconds)
             await turns(5)
         return awake
 
@@ -70,7 +77,7 @@ def test_awake_between_requests_that_follow_on_answers(monkeypatch: pytest.Monke
         awake: list[bool] = []
         for _ in range(2):
             polling.request_sent()
-            polling.request_over(0.001)
+            over_after(polling, 0.001)
             await turns(5)
             awake.append(polling.awake)
         return awake
