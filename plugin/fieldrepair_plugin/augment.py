@@ -1,41 +1,141 @@
-"""AugMix copies of many images at once: torchvision's operations on uint8 batches, never image by image through PIL."""
+"""AugMix copies of many images at once: each image has a chain of its own, and alike operations are done together."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as vision
 
-from fieldrepair_plugin.randomness import own_global_state
+_LONGEST = 3
+"""Operations in a chain, at most; at least one."""
+_LEVELS = 10
+"""Strengths that an operation comes in; AugMix draws from the weakest ones, as many as its severity."""
+
+Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Images ``(n, channels, height, width)`` uint8, the level of each in 0..9, and a sign of each (-1 or 1)."""
 
 
-def augmix_copies(
-    pixels: Tensor, copies: int, generator: torch.Generator, *, severity: int, chain_share: int
-) -> Tensor:
-    """Augmented copies of images, as the paper makes them.
+def augmix_copies(pixels: Tensor, copies: int, generator: torch.Generator, *, severity: int) -> Tensor:
+    """Augmented copies of images, as the paper makes them (Hendrycks et al., ICLR 2020).
 
-    One chain (mixture width 1) of 1 to 3 operations out of autocontrast, equalize, posterize, rotate, solarize,
-    shear x/y and translate x/y (torchvision's ``all_ops=False``), mixed with the image by a weight from Beta(1, 1).
-    Torchvision draws the mixing weight per image but one chain per call. So the images are cut into blocks of
-    ``chain_share``, and every copy of every block gets a chain of its own: an image's copies always differ in chain,
-    and only neighbours within a block share them.
+    One chain (mixture width 1) of 1 to 3 of :data:`OPERATIONS`, mixed with the image by a weight from Beta(1, 1), in
+    the strengths of torchvision's ``AugMix(all_ops=False)``. That one draws a chain per call; here every copy of every
+    image has a chain of its own, and what many have at one place of their chains is done for all of them at once.
 
     Args:
         pixels: ``(n, 1 or 3, height, width)`` uint8.
         copies: copies per image.
-        generator: the source of randomness; torch's global generators are neither read nor changed.
+        generator: the source of randomness, on the CPU; torch's global generators are neither read nor changed.
         severity: AugMix severity, 1..10.
-        chain_share: images per block.
 
     Returns:
         ``(copies, n, channels, height, width)`` uint8 on the same device.
     """
-    augmix = v2.AugMix(severity=severity, mixture_width=1, chain_depth=-1, alpha=1.0, all_ops=False)
-    result = torch.empty((copies, *pixels.shape), dtype=torch.uint8, device=pixels.device)
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    with own_global_state(seed, pixels.device):
-        for copy in range(copies):
-            for start in range(0, len(pixels), chain_share):
-                block = slice(start, start + chain_share)
-                result[copy, block] = augmix(pixels[block])
-    return result
+    images = pixels.repeat(copies, 1, 1, 1)
+    count, device = len(images), pixels.device
+    depths = torch.randint(1, _LONGEST + 1, (count,), generator=generator)
+    chosen = torch.randint(len(OPERATIONS), (_LONGEST, count), generator=generator)
+    levels = torch.randint(severity, (_LONGEST, count), generator=generator)
+    signs = 2 * torch.randint(2, (_LONGEST, count), generator=generator) - 1
+    weights = torch.rand(count, generator=generator).view(-1, 1, 1, 1).to(device)
+    varied = images.clone()
+    for place in range(_LONGEST):
+        for number, operation in enumerate(OPERATIONS.values()):
+            which = torch.nonzero((chosen[place] == number) & (depths > place)).flatten()
+            if len(which):
+                level, sign = levels[place, which].to(device), signs[place, which].to(device)
+                which = which.to(device)
+                varied[which] = operation(varied[which], level, sign)
+    mixed = torch.lerp(varied.float(), images.float(), weights)
+    return mixed.to(torch.uint8).reshape(copies, *pixels.shape)
+
+
+def _strength(level: Tensor, first: float, last: float) -> Tensor:
+    return first + (last - first) * level / (_LEVELS - 1)
+
+
+def _shear_x(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    slope = sign * _strength(level, 0.0, 0.3)
+    return _moved(images, x_by_y=slope, right=slope * images.shape[2] / 2)  # the upper left corner stays where it is
+
+
+def _shear_y(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    slope = sign * _strength(level, 0.0, 0.3)
+    return _moved(images, y_by_x=slope, down=slope * images.shape[3] / 2)
+
+
+def _translate_x(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    return _moved(images, right=-(sign * _strength(level, 0.0, images.shape[3] / 3)).trunc())
+
+
+def _translate_y(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    return _moved(images, down=-(sign * _strength(level, 0.0, images.shape[2] / 3)).trunc())
+
+
+def _rotate(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    turn = -sign * _strength(level, 0.0, math.radians(30.0))
+    return _moved(images, turn.cos(), turn.sin(), None, -turn.sin(), turn.cos())
+
+
+def _posterize(images: Tensor, level: Tensor, _: Tensor) -> Tensor:
+    bits = (4 - level * (4 / (_LEVELS - 1))).round().long()
+    return images & (256 - (1 << (8 - bits))).to(torch.uint8).view(-1, 1, 1, 1)
+
+
+def _solarize(images: Tensor, level: Tensor, _: Tensor) -> Tensor:
+    return torch.where(images >= 255 * _strength(level, 1.0, 0.0).view(-1, 1, 1, 1), 255 - images, images)
+
+
+def _auto_contrast(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    return vision.autocontrast(images)
+
+
+def _equalize(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    return vision.equalize(images)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateX": _translate_x,
+    "TranslateY": _translate_y,
+    "Rotate": _rotate,
+    "Posterize": _posterize,
+    "Solarize": _solarize,
+    "AutoContrast": _auto_contrast,
+    "Equalize": _equalize,
+}
+"""The paper's, by torchvision's names."""
+
+
+def _moved(
+    images: Tensor,
+    x_by_x: Tensor | None = None,
+    x_by_y: Tensor | None = None,
+    right: Tensor | None = None,
+    y_by_x: Tensor | None = None,
+    y_by_y: Tensor | None = None,
+    down: Tensor | None = None,
+) -> Tensor:
+    """Each image as seen through an affine map, in pixels from the middle: where to look for what is shown at (x, y).
+
+    Numbers are ``(n,)``; those not given are the identity's. Black where nothing was seen.
+    """
+    height, width = images.shape[2:]
+    nothing = torch.zeros(len(images), device=images.device)
+    one = nothing + 1
+
+    def row(x: Tensor | None, y: Tensor | None, shift: Tensor | None, otherwise: tuple[Tensor, Tensor]) -> Tensor:
+        given = zip((x, y, shift), (*otherwise, nothing), strict=True)
+        return torch.stack([usual if number is None else number for number, usual in given], dim=1)
+
+    maps = torch.stack([row(x_by_x, x_by_y, right, (one, nothing)), row(y_by_x, y_by_y, down, (nothing, one))], dim=1)
+    # From pixels to halves of the side, which is what the grid is in.
+    scale = torch.tensor([[1, height / width, 2 / width], [width / height, 1, 2 / height]], device=images.device)
+    grid = F.affine_grid(maps * scale, list(images.shape), align_corners=False)
+    seen = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return seen.round().to(torch.uint8)

@@ -71,9 +71,7 @@ class ImageForm:
 
     def copies(self, inputs: Tensor, settings: HybridSettings, generator: torch.Generator) -> Tensor:
         """See :class:`InputForm`."""
-        return augmix_copies(
-            inputs, settings.copies, generator, severity=settings.severity, chain_share=settings.chain_share
-        )
+        return augmix_copies(inputs, settings.copies, generator, severity=settings.severity)
 
     def mix(self, inputs: Tensor, partners: Tensor, weight: float, generator: torch.Generator) -> Tensor:
         """See :class:`InputForm`; pixel by pixel, in fractions."""

@@ -46,9 +46,7 @@ class PoolCopies:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """``(m, *form.shape)`` inputs and ``(copies, m, *form.shape)`` copies of them, on the model's device."""
         settings = self._settings
-        # A multiple of chain_share, so that the batch size changes the blocks of shared chains as little as possible.
-        some = max(1, settings.inference_batch_size // (settings.copies + 1) // settings.chain_share)
-        batches = blocks(self._inputs, some * settings.chain_share)
+        batches = blocks(self._inputs, max(1, settings.inference_batch_size // (settings.copies + 1)))
         if self._kept:
             for batch, copies in zip(batches, self._kept, strict=True):
                 yield batch.to(self._device), copies

@@ -32,7 +32,7 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def own_global_state(seed: int, device: torch.device) -> Generator[None]:
-    """Let code that can only draw from torch's global generators (AugMix, dropout) draw from ours.
+    """Let code that can only draw from torch's global generators (dropout, a distribution) draw from ours.
 
     Inside, the global generators of the CPU and of ``device`` start from ``seed``; afterwards they are as they were.
     They belong to the process: other threads that draw meanwhile would break reproducibility.

@@ -33,8 +33,6 @@ class HybridSettings:
     """AugMix copies of an input, besides the input itself (K)."""
     severity: int = Field(default=3, ge=1, le=10)
     """AugMix severity."""
-    chain_share: int = Field(default=8, ge=1)
-    """Neighbouring inputs that share one AugMix chain (not its mixing weight); 1 is the paper's, 8 is far quicker."""
 
     # Step 2, the threshold tau.
     neighbours: int = Field(default=100, ge=1)
