@@ -24,6 +24,8 @@ from fieldrepair_service.errors import InputError
 IntArray = npt.NDArray[np.int64]
 
 TRAINING_SAMPLE = 2000
+WINDOW = 500
+"""Inputs in a window, where a case has them."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,12 @@ class DriftCase:
         return self.validation.features.rows is not None
 
     def split(self, seed: int, reference_size: int) -> tuple[Labelled, Labelled]:
-        """Reference (two thirds of the validation part, at most ``reference_size``) and unchanged traffic (a third)."""
+        """Reference (at most ``reference_size``) and unchanged traffic: two thirds of the validation part and one.
+
+        Where a third is less than a window, traffic gets a window's worth, but never more than half.
+        """
         order = np.random.default_rng([seed, len(self.validation)]).permutation(len(self.validation))
-        end = 2 * len(order) // 3
+        end = len(order) - max(len(order) // 3, min(WINDOW, len(order) // 2))
         return self.validation.take(order[:end][:reference_size]), self.validation.take(order[end:])
 
 

@@ -146,13 +146,14 @@ def comparison_table(records: Sequence[Record]) -> str:
                     _seen(moved.delay_windows, moved.confirmed_delay_windows),
                     _delays(records, case, name, "ramp_compared"),
                     _delays(records, case, name, "ramp_after_calm_compared"),
+                    _alarmed_before(_draws(records, case, name, "ramp_after_calm_compared")),
                 ]
             )
     heads = [
         "case", "detector", "false alarms (95 % bound)", "full shift seen (confirmed)",
-        "ramp from the first window on (confirmed)", "after calm windows (confirmed)",
+        "ramp from the first window on (confirmed)", "after calm windows (confirmed)", "ramps with an alarm before",
     ]  # fmt: skip
-    return _table("Beside others at their defaults; median window of five ramps", heads, rows)
+    return _table("Beside others at their defaults; median window over ramps", heads, rows)
 
 
 def _delays(records: Sequence[Record], case: str, name: str, stream: str) -> str:
@@ -160,6 +161,11 @@ def _delays(records: Sequence[Record], case: str, name: str, stream: str) -> str
     if not draws:
         return ""
     return _seen(_median(each.delay_windows for each in draws), _median(each.confirmed_delay_windows for each in draws))
+
+
+def _alarmed_before(draws: Sequence[Record]) -> str:
+    """How many ramps had an alarm in the unchanged windows before them."""
+    return f"{sum(each.alarms_while_calm > 0 for each in draws)} of {len(draws)}" if draws else ""
 
 
 def _median(delays: Iterable[int | None]) -> int | None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.drift_case import DriftCase, Labelled
+from benchmarks.drift_case import WINDOW, DriftCase, Labelled
 from fieldrepair_monitoring.features import joined
 
 Windows = npt.NDArray[np.int64]
 
-WINDOW = 500
 RAMP_WINDOWS = 40
 CALM_WINDOWS = 20
 """Before a ramp that does not begin with the first window ever seen; as many as `fieldrepair backtest` has."""

@@ -72,18 +72,20 @@ def test_each_detector_has_a_column_and_the_highest_bound_is_said() -> None:
 def test_others_are_compared_by_the_median_ramp() -> None:
     ours = replace(CALM, detector="fieldrepair", stream="no_drift_fresh_reference", windows=100, alarms=0)
     theirs = replace(ours, detector="alibi-detect MMDDrift", alarms=5, alarm_rate_upper=0.103, configured_rate=None)
+    late = ramps("ramp_after_calm_compared", [0.1, 0.2, 0.3], "fieldrepair")
+    early = [replace(each, alarms_while_calm=2 * at % 4) for at, each in enumerate(late)]
     records = [
         ours,
         theirs,
         replace(SHIFTED, detector="fieldrepair", stream="shifted_compared"),
         replace(SHIFTED, detector="alibi-detect MMDDrift", stream="shifted_compared"),
         *ramps("ramp_compared", [0.25, None, 0.5], "fieldrepair"),
-        *ramps("ramp_after_calm_compared", [0.1, 0.2, 0.3], "fieldrepair"),
+        *early,
         *ramps("ramp_compared", [None, None, 0.5], "alibi-detect MMDDrift"),
     ]
     lines = comparison_table(records).splitlines()
-    assert lines[-2] == "| scanner | fieldrepair | 0 of 100 (0.1 %) | 1 (2) | 20 (21) | 8 (9) |"
-    assert lines[-1] == "| scanner | alibi-detect MMDDrift | 5 of 100 (10.3 %) | 1 (2) | never (never) |  |"
+    assert lines[-2] == "| scanner | fieldrepair | 0 of 100 (0.1 %) | 1 (2) | 20 (21) | 8 (9) | 1 of 3 |"
+    assert lines[-1] == "| scanner | alibi-detect MMDDrift | 5 of 100 (10.3 %) | 1 (2) | never (never) |  |  |"
 
 
 def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
