@@ -480,6 +480,16 @@ def test_ssl_strategies_learn_from_all_the_rest_and_the_others_from_labels_only(
         assert [epoch.selected_unlabelled for epoch in result.epochs] == [unlabelled] * 2, name
 
 
+@pytest.mark.parametrize("name", ["random", "gini", "mcp", "coreset", "badge", "full"])
+def test_a_training_by_labels_alone_is_kept_to_its_end(images: World, name: str) -> None:
+    oracle = BudgetedOracle(images.labels, POOL)
+    budget = POOL if name == "full" else 10
+    result = repair(
+        images.model, images.reference, images.pool, oracle, budget, SETTINGS, strategy=strategy_named(name)
+    )
+    assert result.kept_epoch == SETTINGS.epochs == len(result.epochs)
+
+
 def test_batch_norm_is_measured_on_the_pool_and_nothing_else_changes(images: World) -> None:
     oracle = BudgetedOracle(images.labels, 0)
     result = repair(images.model, images.reference, images.pool, oracle, 1, SETTINGS, strategy="bn_adapt")

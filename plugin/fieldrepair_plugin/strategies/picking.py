@@ -176,8 +176,13 @@ class PickingStrategy(ABC):
         return settings.recipe if settings.recipe in self.recipes else self.recipes[0]
 
     def training_settings(self, settings: HybridSettings) -> HybridSettings:
-        """What the paper's engine trains with."""
-        return replace(settings, consistency=self.consistency, unlabelled="all")
+        """What the paper's engine trains with.
+
+        How smoothly the pool is answered says something of a training that the pool took part in. One by labels alone
+        is smoothest before it has learned anything, so its last epoch is kept, and one copy of an input is enough.
+        """
+        own = replace(settings, consistency=self.consistency, unlabelled="all")
+        return own if self.consistency else replace(own, kept="last", copies=1)
 
     def labelled(self, selection: Selection, labels: Labels) -> tuple[IntArray, IntArray]:
         """Pool indices and classes to train on; at least one."""
