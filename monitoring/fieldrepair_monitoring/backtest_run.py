@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from fieldrepair_monitoring.backtest import Replay, ReplayWindow, replay
 from fieldrepair_monitoring.errors import FieldInputsMissingError
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.watched_version import WatchedVersion
 from fieldrepair_monitoring.windows import NothingUsable, WindowReader

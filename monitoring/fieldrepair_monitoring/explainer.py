@@ -19,12 +19,13 @@ from fieldrepair_monitoring.backoff import Backoff
 from fieldrepair_monitoring.drift_run import log_drift_run
 from fieldrepair_monitoring.errors import FieldInputsMissingError, ModelVersionMissingError, RegistryError
 from fieldrepair_monitoring.explanation import explain
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
 from fieldrepair_monitoring.history_plot import HISTORY_PICTURE, history_plot
 from fieldrepair_monitoring.labelled import LabelledAccuracy
 from fieldrepair_monitoring.labelled_windows import LabelledWindows
 from fieldrepair_monitoring.metrics import MonitorMetrics
 from fieldrepair_monitoring.model_cache import cached_module
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.windows import FieldWindow, WindowReader
 from fieldrepair_service.case_book import CaseBook, DriftEvent, WindowRecord

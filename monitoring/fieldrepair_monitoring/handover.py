@@ -22,14 +22,14 @@ from fieldrepair_monitoring.errors import (
     ReferenceSetError,
     RegistryError,
 )
+from fieldrepair_monitoring.features import Output
 from fieldrepair_monitoring.model_cache import recall, remember
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import download, load_module, version_tag
-from fieldrepair_monitoring.served_model import Output, ServedModel
 from fieldrepair_service.errors import InputError
 from fieldrepair_service.inputs import ImageInput, InputSpec, read_input_spec
 
-__all__ = ["HANDOVER_TAG", "HandOver", "Output", "ServedModel", "load_handover", "load_module", "read_handover"]
+__all__ = ["HANDOVER_TAG", "HandOver", "load_handover", "load_module", "read_handover"]
 
 HANDOVER_TAG = "fieldrepair.handover"
 FORMAT_VERSION = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,11 @@ from torch import nn
 
 from fieldrepair_monitoring.class_scores import embedding_of, scores_tensor, to_float
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError
-from fieldrepair_monitoring.features import Features, FloatArray
+from fieldrepair_monitoring.features import Features, FloatArray, Output
 from fieldrepair_service.inputs import TabularInput
 
 if TYPE_CHECKING:
     from fieldrepair_service.inputs import InputSpec
-
-Output = Literal["logits", "probabilities"]
 
 
 class ModelDescription(Protocol):

@@ -24,9 +24,10 @@ from fieldrepair_monitoring.detectors import (
 from fieldrepair_monitoring.detectors.combination import combine
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, WindowNotJudgedError
 from fieldrepair_monitoring.features import Features, joined
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
 from fieldrepair_monitoring.model_cache import cached_module
 from fieldrepair_monitoring.reference import Inputs, Reference
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_monitoring.settings import MonitorSettings
 from fieldrepair_monitoring.severity import AccuracyEstimate, AccuracyEstimator
 

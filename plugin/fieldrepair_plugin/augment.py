@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as vision
 
 _LONGEST = 3
 """Operations in a chain, at most; at least one."""
@@ -91,11 +90,16 @@ def _solarize(images: Tensor, level: Tensor, _: Tensor) -> Tensor:
 
 
 def _auto_contrast(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
-    return vision.autocontrast(images)
+    # Imported only where needed: torchvision loads all its models, three seconds that a waiting worker can do without.
+    from torchvision.transforms.v2.functional import autocontrast
+
+    return autocontrast(images)
 
 
 def _equalize(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
-    return vision.equalize(images)
+    from torchvision.transforms.v2.functional import equalize
+
+    return equalize(images)
 
 
 OPERATIONS: dict[str, Operation] = {

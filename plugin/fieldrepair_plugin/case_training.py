@@ -9,7 +9,8 @@ from typing import cast
 import numpy as np
 from torch import nn
 
-from fieldrepair_monitoring.handover import ServedModel, load_handover, load_module
+from fieldrepair_monitoring.handover import load_handover, load_module
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_plugin.acceptance import Predictions, judge
 from fieldrepair_plugin.case_files import CaseFiles, Plan
 from fieldrepair_plugin.case_planning import repair_settings, training_set

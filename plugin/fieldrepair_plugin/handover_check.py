@@ -18,9 +18,10 @@ from torch import nn
 
 from fieldrepair_monitoring.class_scores import HEADS
 from fieldrepair_monitoring.errors import HandOverMismatchError, ModelRunError, UnsupportedModelError
-from fieldrepair_monitoring.handover import HandOver, Output, ServedModel
+from fieldrepair_monitoring.features import Output
+from fieldrepair_monitoring.handover import HandOver
 from fieldrepair_monitoring.reference import Reference
-from fieldrepair_monitoring.served_model import FloatArray, layer_names
+from fieldrepair_monitoring.served_model import FloatArray, ServedModel, layer_names
 from fieldrepair_plugin.guess_input import guess_input, in_words
 from fieldrepair_plugin.signatures import served_by
 from fieldrepair_service.inputs import InputSpec

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from fieldrepair_monitoring.features import Features, joined
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
 from fieldrepair_monitoring.model_cache import cached_module
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_monitoring.watched_version import accuracy_estimator
 from fieldrepair_service.trial_reports import Estimate
 

@@ -12,9 +12,10 @@ from torch import nn
 
 from fieldrepair_monitoring.errors import DetectorError
 from fieldrepair_monitoring.explanation import UNLIKE_PICTURE, Explanation, column_names, explain, known_inputs
-from fieldrepair_monitoring.handover import HandOver, ServedModel
+from fieldrepair_monitoring.handover import HandOver
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.reference_map import ReferenceMap
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_monitoring.windows import FieldWindow
 from fieldrepair_service.inputs import ImageInput, TabularInput, TextInput
 

@@ -27,11 +27,11 @@ from fieldrepair_monitoring.errors import (
 from fieldrepair_monitoring.handover import (
     HANDOVER_TAG,
     HandOver,
-    ServedModel,
     load_handover,
     load_module,
     read_handover,
 )
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_service.inputs import ImageInput
 
 if TYPE_CHECKING:

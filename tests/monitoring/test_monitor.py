@@ -211,7 +211,8 @@ def test_the_detector_stands_on_held_out_inputs(
     digits: Digits, network: nn.Module, settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 400 validation inputs the training inputs are left alone; with 120 they fill up to 200."""
-    from fieldrepair_monitoring.handover import HandOver, ServedModel
+    from fieldrepair_monitoring.handover import HandOver
+    from fieldrepair_monitoring.served_model import ServedModel
 
     fitted: list[int] = []
 

@@ -82,7 +82,7 @@ def test_every_operation_strength_and_sign_comes_as_often(monkeypatch: pytest.Mo
 
     def noting(name: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
         def note(pixels: torch.Tensor, levels: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
-            seen[name] += zip(levels.tolist(), signs.tolist(), strict=True)
+            seen[name] += [(int(level), int(sign)) for level, sign in zip(levels, signs, strict=True)]
             return pixels
 
         return note

@@ -21,10 +21,11 @@ from torch.nn import functional as F
 
 from fieldrepair_monitoring.class_scores import embedding_of, scores_tensor
 from fieldrepair_monitoring.errors import HandOverMismatchError, UnsupportedModelError
-from fieldrepair_monitoring.handover import HandOver, ServedModel, load_handover, load_module
+from fieldrepair_monitoring.handover import HandOver, load_handover, load_module
 from fieldrepair_monitoring.model_cache import cached_model, cached_module
 from fieldrepair_monitoring.reference import Reference
 from fieldrepair_monitoring.registry import module_uri
+from fieldrepair_monitoring.served_model import ServedModel
 from fieldrepair_plugin import attach, log_model
 from fieldrepair_plugin.acceptance import Predictions, judge
 from fieldrepair_plugin.handover_check import prepare_handover

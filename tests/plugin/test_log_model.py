@@ -295,3 +295,11 @@ def test_importing_the_package_loads_neither_torch_nor_mlflow() -> None:
         "import fieldrepair_plugin.attachment; assert p.attach is attach"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=150)
+
+
+def test_what_only_starts_and_watches_others_loads_no_torch_and_a_waiting_worker_no_torchvision() -> None:
+    code = (
+        "import sys, fieldrepair_plugin.supervisor; assert 'torch' not in sys.modules;"
+        "import fieldrepair_plugin.worker; assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=150)
