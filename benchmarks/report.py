@@ -17,6 +17,7 @@ from benchmarks.pages import write_measured
 from benchmarks.records import Record, mean, read_records, with_gaps
 from fieldrepair_service.errors import InputError
 
+OURS = "hybridrepair, default"
 BEGIN = "<!-- measured: python -m benchmarks.report writes from here -->"
 
 
@@ -31,15 +32,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = with_gaps([each for path in options.records for each in read_records(path)])
     if not records:
         raise InputError(f"there are no records in {', '.join(map(str, options.records))}")
-    parts = [case_section(records, case) for case in sorted({each.case for each in records})]
+    parts = [leads_section(records), *(case_section(records, case) for case in sorted({each.case for each in records}))]
     if options.plots:
         figures = draw_figures(records, options.plots)
         links = [f"![{path.stem}]({path.relative_to(options.page.parent).as_posix()})" for path in figures]
         parts.append("\n".join(links))
     if options.scale:
         parts.append(scale_section(json.loads(options.scale.read_text(encoding="utf-8"))))
-    write_measured(options.page, BEGIN, "\n\n".join(parts))
+    write_measured(options.page, BEGIN, "\n\n".join(filter(None, parts)))
     return 0
+
+
+def leads_section(records: Sequence[Record]) -> str:
+    """Our recipe beside the closest of all others, pair by pair of one seed, ``keep_reference=off``.
+
+    Ways without labels stand beside every budget; ``full`` is no rival but the ceiling.
+    """
+    off = [each for each in records if each.keep_reference == "off" and each.rounds == 1 and each.strategy != "full"]
+    ours = {(each.case, each.budget, each.seed): each for each in off if way(each) == OURS}
+    lines: list[str] = []
+    for case, budget in sorted({(case, budget) for case, budget, _ in ours}):
+        leads: dict[str, list[float]] = {}
+        for other in off:
+            mine = ours.get((case, budget, other.seed))
+            if mine is not None and other.case == case and other.budget in (0, budget) and way(other) != OURS:
+                leads.setdefault(way(other), []).append(100 * (mine.field_after - other.field_after))
+        if not leads:
+            continue
+        closest = min(leads, key=lambda name: mean(leads[name]))
+        own = [each.field_after for (of, at, _), each in ours.items() if (of, at) == (case, budget)]
+        cells = [case, str(budget), _share(mean(own)), str(len(leads)), closest, f"{mean(leads[closest]):+.1f}"]
+        cells += [f"{min(leads[closest]):+.1f}", str(len(leads[closest]))]
+        lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    heads = (
+        "| case | labels | ours | others measured | closest | lead, points | smallest lead of a seed | seeds of it |"
+    )
+    return "\n".join(["### Our recipe beside the closest other", "", heads, "|" + "---|" * 8, *lines])
 
 
 def case_section(records: Sequence[Record], case: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages import END, with_measured
 from benchmarks.records import Record, write_records
-from benchmarks.report import BEGIN, main
+from benchmarks.report import BEGIN, leads_section, main
 from fieldrepair_service.errors import InputError
 
 RECORD = Record(
@@ -36,6 +36,25 @@ def test_the_page_gets_a_row_per_way_with_means_over_seeds(tmp_path: Path) -> No
     assert "| full | 400 | off | 1 | 80.0 % | 88.0 % | 1.00 |" in text
     assert "![labels_camera](figures/labels_camera.png)" in text
     assert text.count(BEGIN) == text.count(END) == 1
+
+
+def test_our_recipe_stands_beside_the_closest_other_of_the_same_seeds() -> None:
+    ours = replace(RECORD, strategy="hybridrepair", recipe="default", field_after=0.70)
+    records = [
+        ours,
+        replace(ours, seed=1, field_after=0.66),
+        RECORD,  # 0.60, by seed 0 only
+        replace(RECORD, strategy="badge", field_after=0.65),
+        replace(RECORD, strategy="badge", seed=1, field_after=0.64),
+        replace(RECORD, strategy="badge", seed=2, field_after=0.99),  # no pair
+        replace(RECORD, strategy="badge", seed=1, keep_reference="strict", field_after=0.99),
+        replace(RECORD, strategy="finetune", budget=0, labels_used=0, field_after=0.5),
+        replace(RECORD, strategy="gini", budget=40, field_after=0.99),
+        replace(RECORD, strategy="full", budget=400, field_after=0.8),
+        replace(RECORD, case="scanner", field_after=0.9),
+    ]
+    assert leads_section(records).splitlines()[4:] == ["| camera | 20 | 68.0 % | 3 | badge | +3.5 | +2.0 | 2 |"]
+    assert leads_section([RECORD]) == ""
 
 
 def test_a_page_without_marks_is_left_alone() -> None:
