@@ -16,6 +16,7 @@ _LEVELS = 10
 
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Images ``(n, channels, height, width)`` uint8, the level of each in 0..9, and a sign of each (-1 or 1)."""
+Row = tuple[Tensor | float, Tensor | float, Tensor | float]
 
 
 def augmix_copies(pixels: Tensor, copies: int, generator: torch.Generator, *, severity: int) -> Tensor:
@@ -59,25 +60,25 @@ def _strength(level: Tensor, first: float, last: float) -> Tensor:
 
 def _shear_x(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     slope = sign * _strength(level, 0.0, 0.3)
-    return _moved(images, x_by_y=slope, right=slope * images.shape[2] / 2)  # the upper left corner stays where it is
+    return _moved(images, x=(1.0, slope, slope * images.shape[2] / 2))  # the upper left corner stays where it is
 
 
 def _shear_y(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     slope = sign * _strength(level, 0.0, 0.3)
-    return _moved(images, y_by_x=slope, down=slope * images.shape[3] / 2)
+    return _moved(images, y=(slope, 1.0, slope * images.shape[3] / 2))
 
 
 def _translate_x(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
-    return _moved(images, right=-(sign * _strength(level, 0.0, images.shape[3] / 3)).trunc())
+    return _moved(images, x=(1.0, 0.0, -(sign * _strength(level, 0.0, images.shape[3] / 3)).trunc()))
 
 
 def _translate_y(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
-    return _moved(images, down=-(sign * _strength(level, 0.0, images.shape[2] / 3)).trunc())
+    return _moved(images, y=(0.0, 1.0, -(sign * _strength(level, 0.0, images.shape[2] / 3)).trunc()))
 
 
 def _rotate(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     turn = -sign * _strength(level, 0.0, math.radians(30.0))
-    return _moved(images, turn.cos(), turn.sin(), None, -turn.sin(), turn.cos())
+    return _moved(images, x=(turn.cos(), turn.sin(), 0.0), y=(-turn.sin(), turn.cos(), 0.0))
 
 
 def _posterize(images: Tensor, level: Tensor, _: Tensor) -> Tensor:
@@ -116,28 +117,18 @@ OPERATIONS: dict[str, Operation] = {
 """The paper's, by torchvision's names."""
 
 
-def _moved(
-    images: Tensor,
-    x_by_x: Tensor | None = None,
-    x_by_y: Tensor | None = None,
-    right: Tensor | None = None,
-    y_by_x: Tensor | None = None,
-    y_by_y: Tensor | None = None,
-    down: Tensor | None = None,
-) -> Tensor:
-    """Each image as seen through an affine map, in pixels from the middle: where to look for what is shown at (x, y).
+def _moved(images: Tensor, x: Row = (1.0, 0.0, 0.0), y: Row = (0.0, 1.0, 0.0)) -> Tensor:
+    """Each image as seen through an affine map of its own; black where nothing was seen.
 
-    Numbers are ``(n,)``; those not given are the identity's. Black where nothing was seen.
+    Args:
+        images: ``(n, channels, height, width)`` uint8.
+        x: where to look for what is shown at (x, y), in pixels from the middle: so many times x, so many times y, and
+            so many pixels; each one number, or ``(n,)``.
+        y: likewise, downwards.
     """
     height, width = images.shape[2:]
-    nothing = torch.zeros(len(images), device=images.device)
-    one = nothing + 1
-
-    def row(x: Tensor | None, y: Tensor | None, shift: Tensor | None, otherwise: tuple[Tensor, Tensor]) -> Tensor:
-        given = zip((x, y, shift), (*otherwise, nothing), strict=True)
-        return torch.stack([usual if number is None else number for number, usual in given], dim=1)
-
-    maps = torch.stack([row(x_by_x, x_by_y, right, (one, nothing)), row(y_by_x, y_by_y, down, (nothing, one))], dim=1)
+    rows = [[torch.as_tensor(each, device=images.device).expand(len(images)) for each in row] for row in (x, y)]
+    maps = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     # From pixels to halves of the side, which is what the grid is in.
     scale = torch.tensor([[1, height / width, 2 / width], [width / height, 1, 2 / height]], device=images.device)
     grid = F.affine_grid(maps * scale, list(images.shape), align_corners=False)
