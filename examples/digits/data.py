@@ -65,10 +65,10 @@ def split_scans(seed: int = 0) -> dict[str, Part]:
 class RemountedScanner:
     """The same pages after maintenance: the sensor sits at an angle, its lamp is weaker, its readings are noisy."""
 
-    angle: float = 18.0
+    angle: float = 22.0
     """Degrees, counter-clockwise, to which each page adds its own ``wobble``."""
     wobble: float = 4.0
-    contrast: float = 0.45
+    contrast: float = 0.35
     veil: float = 0.1
     """Stray light added everywhere, on the 0..1 scale."""
     noise: float = 0.06
