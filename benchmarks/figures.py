@@ -41,16 +41,16 @@ def _against_labels(records: Sequence[Record], case: str) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     records = [each for each in records if each.keep_reference == "off"]
-    for name in sorted({way(each) for each in records}):
-        own = [each for each in records if way(each) == name]
+    for number, name in enumerate(sorted({way(each) for each in records})):
+        own, color = [each for each in records if way(each) == name], f"C{number}"
         budgets = sorted({each.labels_used for each in own})
         heights = [100 * mean([each.field_after for each in own if each.labels_used == budget]) for budget in budgets]
         if own[0].strategy == "full":
             axes.axhline(heights[0], linestyle="--", color="grey", label=f"{name} ({budgets[0]} labels)")
         elif budgets == [0]:
-            axes.axhline(heights[0], linestyle=":", linewidth=1, label=f"{name} (no labels)")
+            axes.axhline(heights[0], linestyle=":", color=color, label=f"{name} (no labels)")
         else:
-            axes.plot(budgets, heights, marker="o", label=name)
+            axes.plot(budgets, heights, marker="o", color=color, label=name)
     if records:
         axes.axhline(100 * records[0].field_before, color="black", linewidth=1, label="before")
     axes.set(title=f"{case}, keep_reference=off", xlabel="labels", ylabel="field accuracy on the holdout, %")

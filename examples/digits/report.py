@@ -167,9 +167,12 @@ def _plot_windows(windows: Sequence[Mapping[str, Any]]) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True)
     numbers = [window["index"] for window in windows]
     colours = [ALERT if window["drifted"] else AFTER for window in windows]
-    upper.plot(numbers, [window["statistic"] for window in windows], color=MUTED, zorder=1)
-    upper.scatter(numbers, [window["statistic"] for window in windows], c=colours, zorder=2)
-    upper.set_ylabel("MMD²")
+    # Of the clearest detector, which differs from window to window: so in units of its threshold.
+    ratios = [window["statistic"] / window["threshold"] for window in windows]
+    upper.plot(numbers, ratios, color=MUTED, zorder=1)
+    upper.scatter(numbers, ratios, c=colours, zorder=2)
+    upper.axhline(1.0, color=MUTED, linestyle="--", linewidth=1)
+    upper.set_ylabel("drift statistic,\nthresholds")
     lower.plot(numbers, [100 * (window["estimated_accuracy"] or np.nan) for window in windows], color=MUTED, zorder=1)
     lower.scatter(numbers, [100 * (window["estimated_accuracy"] or np.nan) for window in windows], c=colours, zorder=2)
     lower.set_ylabel("estimated\naccuracy, %")

@@ -60,13 +60,13 @@ def history_plot(
 
 
 def _statistic(axes: Axes, times: list[datetime], windows: Sequence[WindowRecord]) -> None:
-    axes.plot(times, [w.statistic for w in windows], color=_CALM, linewidth=1, zorder=1)  # pyright: ignore[reportArgumentType]
+    axes.plot(times, [w.times_threshold for w in windows], color=_CALM, linewidth=1, zorder=1)  # pyright: ignore[reportArgumentType]
     for drifted, colour, label in ((False, _CALM, "calm window"), (True, _DRIFTED, "drifted window")):
-        chosen = [(time, w.statistic) for time, w in zip(times, windows, strict=True) if w.drifted == drifted]
+        chosen = [(time, w.times_threshold) for time, w in zip(times, windows, strict=True) if w.drifted == drifted]
         if chosen:
             axes.scatter(*zip(*chosen, strict=True), s=14, color=colour, label=label, zorder=2)
-    axes.plot(times, [w.threshold for w in windows], color=_LIMIT, linestyle="--", linewidth=1, label="threshold")  # pyright: ignore[reportArgumentType]
-    axes.set_ylabel(f"statistic ({windows[-1].detector})", fontsize=9)
+    axes.axhline(1.0, color=_LIMIT, linestyle="--", linewidth=1, label="threshold")
+    axes.set_ylabel("drift statistic,\nthresholds", fontsize=9)
 
 
 def _accuracy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_score_and_accuracy_over_time_are_drawn() -> None:
     assert plain == history_plot([*windows, *shifted], title="digits", alert_index=None, reference_accuracy=None)
     first = history_plot([window(0, 0.3)], title="no estimate yet", alert_index=0, reference_accuracy=0.9)
     assert opened(first).size == (900, 540)
+
+
+def test_statistics_are_drawn_in_units_of_their_thresholds() -> None:
+    """The clearest detector differs from window to window: 87 of one and 0.9 of another say nothing side by side."""
+    one, other = window(0, 0.05), dataclasses.replace(window(1, 5.0), detector="trend", threshold=2.0)
+    assert (one.times_threshold, other.times_threshold) == (2.5, 2.5)
+    same = dataclasses.replace(other, statistic=0.05, threshold=0.02)
+    pictures = [
+        history_plot([one, each], title="digits", alert_index=None, reference_accuracy=0.97) for each in (other, same)
+    ]
+    assert pictures[0] == pictures[1]
 
 
 def test_an_interval_and_labels_are_drawn_where_there_are_any() -> None:

@@ -74,6 +74,11 @@ class WindowRecord:
             effect_size=self.effect_size,
         )
 
+    @property
+    def times_threshold(self) -> float:
+        """The statistic in units of its threshold: the detector that is clearest differs from window to window."""
+        return self.statistic / self.threshold if self.threshold > 0 else self.statistic
+
 
 @dataclass(frozen=True)
 class NewDriftEvent:

@@ -89,18 +89,18 @@ def drift_panel(name: str, series: Sequence[Series], events: Sequence[DriftEvent
         "Drift statistic as a multiple of its threshold",
         f"{len(windows)} windows of {name}, {drifted} of them above the threshold; {len(events)} drift events.",
     )
-    values = [_ratio(window) for window in windows]
+    values = [window.times_threshold for window in windows]
     low, high = min(0.0, *values), max(1.25, *values) * 1.06
     x, y = _time_axis(panel, windows, events), _value_axis(panel, low, high, lambda value: f"{value:g}")
     panel.limit = Tick(y(1.0), "threshold")
     for each in series:
-        panel.lines.append(_points((x(w.last_timestamp_ms), y(_ratio(w))) for w in each.windows))
+        panel.lines.append(_points((x(w.last_timestamp_ms), y(w.times_threshold)) for w in each.windows))
     panel.dots = [
         Dot(
             round(x(w.last_timestamp_ms), 1),
-            round(y(_ratio(w)), 1),
+            round(y(w.times_threshold), 1),
             w.drifted,
-            f"window {w.index} of version {each.version}: {_ratio(w):.2f} times the threshold",
+            f"window {w.index} of version {each.version}: {w.times_threshold:.2f} times the threshold",
         )
         for each in series
         for w in each.windows
@@ -182,10 +182,6 @@ def nice_steps(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough)
     first = math.ceil(low / step - 1e-9)
     return [round(step * i, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _ratio(window: WindowRecord) -> float:
-    return window.statistic / window.threshold if window.threshold > 0 else window.statistic
 
 
 def _points(places: Iterable[tuple[float, float]]) -> str:
