@@ -118,7 +118,7 @@ def _compare_shifted(case: DriftCase, default: Sequence[str], options: argparse.
                 ours = Decisions([drifted], sum(took.values()), [at_once])
                 records.append(make_record(case, name, named, ours, severity, alpha))
             for other in OTHERS:
-                theirs = Decisions(*_others(other(reference.features), moving, draw, until_confirmed=True))
+                theirs = _others(other(reference.features), moving, draw, until_confirmed=True)
                 records.append(make_record(case, other.name, named, theirs, severity, None))
     return records
 
@@ -144,8 +144,8 @@ def _compare_calm(
             drifted, at_once = _together(scores, default, alpha)
             _add(compared, name, (drifted[-1:], at_once[-1:]), sum(seconds.values()))
         for other in OTHERS:
-            said, took = _others(other(reference.features), last, split, until_confirmed=False)
-            _add(compared, other.name, (said[0], np.zeros_like(said[0])), took)
+            theirs = _others(other(reference.features), last, split, until_confirmed=False)
+            _add(compared, other.name, (theirs.drifted[0], np.zeros_like(theirs.drifted[0])), theirs.seconds)
     rates = dict(_operating_points(options))
     return [
         make_record(case, name, streams[0], decisions, severity, rates.get(name))
@@ -166,9 +166,7 @@ def _add(decisions: dict[str, Decisions], name: str, said: Decided, seconds: flo
     )
 
 
-def _others(
-    test: Other, stream: DriftStream, seed: int, *, until_confirmed: bool
-) -> tuple[list[npt.NDArray[np.bool_]], float]:
+def _others(test: Other, stream: DriftStream, seed: int, *, until_confirmed: bool) -> Decisions:
     """Another library's decisions, window by window; they are slow, so perhaps only until the shift is confirmed."""
     np.random.seed(seed)  # evidently draws from the global generator,
     torch.manual_seed(seed)  # and alibi-detect from torch's
@@ -176,10 +174,9 @@ def _others(
     began = time.perf_counter()
     for window in stream.windows:
         said.append(test.drifted(stream.pool.features.take(window)))
-        confirmed = Decisions([np.array(said)], 0.0).confirmed(0)
-        if until_confirmed and confirmed and confirmed[-1] >= stream.calm:
+        if until_confirmed and any(at >= stream.calm for at in Decisions([np.array(said)], 0.0).confirmed(0)):
             break
-    return [np.array(said)], time.perf_counter() - began
+    return Decisions([np.array(said)], time.perf_counter() - began)
 
 
 def _fit(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from fieldrepair_plugin.affine import seen_through
 
 _LONGEST = 3
 """Operations in a chain, at most; at least one."""
@@ -129,8 +130,6 @@ def _moved(images: Tensor, x: Row = (1.0, 0.0, 0.0), y: Row = (0.0, 1.0, 0.0)) -
     height, width = images.shape[2:]
     rows = [[torch.as_tensor(each, device=images.device).expand(len(images)) for each in row] for row in (x, y)]
     maps = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
-    # From pixels to halves of the side, which is what the grid is in.
+    # From pixels to halves of the side.
     scale = torch.tensor([[1, height / width, 2 / width], [width / height, 1, 2 / height]], device=images.device)
-    grid = F.affine_grid(maps * scale, list(images.shape), align_corners=False)
-    seen = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return seen.round().to(torch.uint8)
+    return seen_through(images.float(), maps * scale).round().to(torch.uint8)

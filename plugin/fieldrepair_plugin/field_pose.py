@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fieldrepair_plugin.affine import seen_through
 from fieldrepair_plugin.batch_norm import measure_statistics
 from fieldrepair_plugin.repairable import RepairableModel, blocks, weights_of
 
@@ -118,8 +118,7 @@ def bent(
         ],
         dim=1,
     )
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images.contiguous(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return seen_through(images, matrices)
 
 
 def in_whole_pixels(images: Tensor, vary: Callable[[Tensor], Tensor]) -> Tensor:

@@ -120,6 +120,15 @@ def test_copies_of_one_image_differ_from_each_other_and_from_it() -> None:
     assert len({copy.numpy().tobytes() for copy in copies}) > 4
 
 
+def test_equal_images_get_chains_of_their_own() -> None:
+    same = images(1).repeat(32, 1, 1, 1)
+    # An image's copy lies on the line between it and what its chain makes of it.
+    directions = (copies_of(same, copies=1)[0].float() - same.float()).flatten(1)
+    unit = torch.nn.functional.normalize(directions[directions.norm(dim=1) > 0], dim=1)
+    alike = (unit @ unit.T > 0.999).sum() - len(unit)
+    assert alike < len(unit)  # a single chain for all would make every pair alike
+
+
 def test_global_generators_are_neither_read_nor_changed() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
