@@ -38,7 +38,7 @@ def test_the_page_gets_a_row_per_way_with_means_over_seeds(tmp_path: Path) -> No
     assert text.count(BEGIN) == text.count(END) == 1
 
 
-def test_our_recipe_stands_beside_the_closest_other_of_the_same_seeds() -> None:
+def test_our_recipe_stands_beside_each_other_way_by_pairs_of_one_seed() -> None:
     ours = replace(RECORD, strategy="hybridrepair", recipe="default", field_after=0.70)
     records = [
         ours,
@@ -49,11 +49,18 @@ def test_our_recipe_stands_beside_the_closest_other_of_the_same_seeds() -> None:
         replace(RECORD, strategy="badge", seed=2, field_after=0.99),  # no pair
         replace(RECORD, strategy="badge", seed=1, keep_reference="strict", field_after=0.99),
         replace(RECORD, strategy="finetune", budget=0, labels_used=0, field_after=0.5),
-        replace(RECORD, strategy="gini", budget=40, field_after=0.99),
+        replace(RECORD, strategy="gini", budget=40, field_after=0.65),  # with more labels than ours
+        replace(RECORD, strategy="gini", budget=80, field_after=0.99),
+        replace(RECORD, strategy="mcp", budget=10, field_after=0.99),  # fewer labels say nothing
+        replace(RECORD, strategy="coreset", recipe="default", field_after=0.99),  # our own training
         replace(RECORD, strategy="full", budget=400, field_after=0.8),
         replace(RECORD, case="scanner", field_after=0.9),
     ]
-    assert leads_section(records).splitlines()[4:] == ["| camera | 20 | 68.0 % | 3 | badge | +3.5 | +2.0 | 2 |"]
+    heads, _, *rows = leads_section(records).splitlines()[4:]
+    assert heads == "| case | labels | ours | badge | finetune | gini | mcp | random | worst single pair |"
+    assert rows == [
+        "| camera | 20 | 68.0 % (2) | **+3.5** (2) | +20.0 (1) | +5.0 (1) * |  | +10.0 (1) | +2.0 |",
+    ]
     assert leads_section([RECORD]) == ""
 
 
