@@ -52,7 +52,7 @@ def load_case(path: Path, models: Path) -> BenchmarkCase:
     """
     if (table := load_table(path, models)) is not None:
         return BenchmarkCase(path.stem, table.model, {part: Part(*table.parts[part]) for part in PARTS})
-    arrays = _read(path)
+    arrays = read_arrays(path)
     beside, kept = path.with_suffix(".pt"), models / f"{path.stem}.pt"
     found = beside if beside.exists() else kept
     if not found.exists():
@@ -63,13 +63,18 @@ def load_case(path: Path, models: Path) -> BenchmarkCase:
     network.load_state_dict(checkpoint["state_dict"])
     spec = _spec(arrays["train_x"], _floats(checkpoint["mean"]), _floats(checkpoint["std"]))
     parts = {
-        part: Part(spec.from_pixels(_channels_first(arrays[f"{part}_x"])), arrays[f"{part}_y"].astype(np.int64))
+        part: Part(spec.from_pixels(channels_first(arrays[f"{part}_x"])), arrays[f"{part}_y"].astype(np.int64))
         for part in PARTS
     }
     return BenchmarkCase(path.stem, RepairableModel(network.eval(), spec, "linear"), parts)
 
 
-def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """A case's arrays as the file has them: uint8 images and their labels.
+
+    Raises:
+        InputError: if it is not an image case; the message names what is missing or wrong.
+    """
     wanted = [f"{part}_{which}" for part in PARTS for which in "xy"]
     with np.load(path, allow_pickle=False) as file:
         missing = [name for name in wanted if name not in file.files]
@@ -86,7 +91,8 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _channels_first(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def channels_first(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``(n, h, w)`` or ``(n, h, w, channels)`` to ``(n, channels, h, w)``."""
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
 
 
@@ -101,9 +107,9 @@ def _floats(values: Any) -> tuple[float, ...]:
 
 def _train(arrays: dict[str, npt.NDArray[Any]], *, flip: bool) -> dict[str, Any]:
     images, labels = arrays["train_x"], arrays["train_y"]
-    scaled = _channels_first(images) / 255.0
+    scaled = channels_first(images) / 255.0
     mean, std = _floats(scaled.mean(axis=(0, 2, 3))), _floats(scaled.std(axis=(0, 2, 3)))
-    inputs = torch.from_numpy(_spec(images, mean, std).from_pixels(_channels_first(images)))
+    inputs = torch.from_numpy(_spec(images, mean, std).from_pixels(channels_first(images)))
     colour, classes = images.ndim == 4, int(labels.max()) + 1
     network = train_resnet8(
         inputs, torch.from_numpy(labels), classes, epochs=30 if colour else 12, crop=colour, flip=flip
