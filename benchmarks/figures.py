@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from benchmarks.records import Record, mean
+
+OURS = "hybridrepair, default"
+"""Our recipe, as :func:`way` names it."""
+_COLOURS = ("C0", "C1", "C2", "C4", "C5", "C6", "C8", "C9")
+"""Matplotlib's, but for the grey of ``full`` and the red that is ours."""
+_MARKERS = "osv^D"
+"""One for each time the colours have been through."""
 
 
 def draw_figures(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -41,21 +49,44 @@ def _against_labels(records: Sequence[Record], case: str) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     records = [each for each in records if each.keep_reference == "off"]
-    for number, name in enumerate(sorted({way(each) for each in records})):
-        own, color = [each for each in records if way(each) == name], f"C{number}"
+    looks = looks_of({way(each) for each in records})
+    for name, look in looks.items():
+        own = [each for each in records if way(each) == name]
         budgets = sorted({each.labels_used for each in own})
         heights = [100 * mean([each.field_after for each in own if each.labels_used == budget]) for budget in budgets]
         if own[0].strategy == "full":
             axes.axhline(heights[0], linestyle="--", color="grey", label=f"{name} ({budgets[0]} labels)")
         elif budgets == [0]:
-            axes.axhline(heights[0], linestyle=":", color=color, label=f"{name} (no labels)")
+            axes.axhline(heights[0], linestyle=":", color=look.colour, label=f"{name} (no labels)")
         else:
-            axes.plot(budgets, heights, marker="o", color=color, label=name)
+            axes.plot(
+                budgets, heights, marker=look.marker, color=look.colour, linewidth=look.width, zorder=2 + look.width,
+                label=name,
+            )  # fmt: skip
     if records:
         axes.axhline(100 * records[0].field_before, color="black", linewidth=1, label="before")
     axes.set(title=f"{case}, keep_reference=off", xlabel="labels", ylabel="field accuracy on the holdout, %")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one way is drawn."""
+
+    colour: str
+    marker: str
+    width: float
+
+
+def looks_of(ways: Set[str]) -> dict[str, Look]:
+    """How each way is drawn, ours first: no two alike."""
+    others = sorted(ways - {OURS})
+    looks = {OURS: Look("C3", "o", 3.0)} if OURS in ways else {}
+    for number, name in enumerate(others):
+        through, place = divmod(number, len(_COLOURS))
+        looks[name] = Look(_COLOURS[place], _MARKERS[through % len(_MARKERS)], 1.5)
+    return looks
 
 
 def _bars(records: Sequence[Record], case: str) -> Figure:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.figures import draw_figures, way
+from benchmarks.figures import OURS, draw_figures, way
 from benchmarks.pages import write_measured
 from benchmarks.records import Record, mean, read_records, with_gaps
 from fieldrepair_service.errors import InputError
 
-OURS = "hybridrepair, default"
 BEGIN = "<!-- measured: python -m benchmarks.report writes from here -->"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.figures import OURS, looks_of
 from benchmarks.pages import END, with_measured
 from benchmarks.records import Record, write_records
 from benchmarks.report import BEGIN, leads_section, main
@@ -62,6 +63,14 @@ def test_our_recipe_stands_beside_each_other_way_by_pairs_of_one_seed() -> None:
         "| camera | 20 | 68.0 % (2) | **+3.5** (2) | +20.0 (1) | +5.0 (1) * |  | +10.0 (1) | +2.0 |",
     ]
     assert leads_section([RECORD]) == ""
+
+
+def test_no_two_ways_are_drawn_alike_and_ours_stands_out() -> None:
+    looks = looks_of({OURS, *(f"way {number}" for number in range(30))})
+    assert len(set(looks.values())) == 31
+    assert next(iter(looks)) == OURS
+    assert all(look.width < looks[OURS].width for name, look in looks.items() if name != OURS)
+    assert OURS not in looks_of({"random"})
 
 
 def test_a_page_without_marks_is_left_alone() -> None:
