@@ -65,7 +65,10 @@ def test_sqlite_and_a_folder_are_copied_while_a_sidecar_writes_and_go_on(
         with load(running) as clients:
             wait_until(lambda: len(rows_in(FieldLog.open(state / "field_log"))) >= 300)
             before = rows_in(FieldLog.open(state / "field_log"))
+            being_written = state / "field_log" / "_delta_log" / f"{10**6:020}.json#1"
+            being_written.touch()
             run(commands("", after="## Back up", before="\n## Restore"), tmp_path)
+            being_written.unlink()
             clients.wait_for(len(clients.answered) + 100)
         # What happens after the backup is lost, and only that.
         later = book.next_task(case.id, "bob")
@@ -76,6 +79,7 @@ def test_sqlite_and_a_folder_are_copied_while_a_sidecar_writes_and_go_on(
     shutil.rmtree(state)
 
     (backup,) = tmp_path.glob("backup-*")
+    assert not list(backup.rglob("*#*")), "files that are being written may vanish while they are copied"
     told = run(f"STATE=fieldrepair-state BACKUP={backup.name}\n" + commands("", after="## Restore"), tmp_path)
     restored = tmp_path / "restored-state"
     log = FieldLog.open(restored / "field_log")
