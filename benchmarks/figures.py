@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -81,11 +82,9 @@ class Look:
 
 def looks_of(ways: Set[str]) -> dict[str, Look]:
     """How each way is drawn, ours first: no two alike."""
-    others = sorted(ways - {OURS})
     looks = {OURS: Look("C3", "o", 3.0)} if OURS in ways else {}
-    for number, name in enumerate(others):
-        through, place = divmod(number, len(_COLOURS))
-        looks[name] = Look(_COLOURS[place], _MARKERS[through % len(_MARKERS)], 1.5)
+    for name, (marker, colour) in zip(sorted(ways - {OURS}), cycle(product(_MARKERS, _COLOURS)), strict=False):
+        looks[name] = Look(colour, marker, 1.5)
     return looks
 
 

@@ -56,7 +56,9 @@ def leads_section(records: Sequence[Record]) -> str:
     rows: list[str] = []
     for case, budget in sorted({(each.case, each.budget) for each in ours}):
         own = {each.seed: each for each in ours if (each.case, each.budget) == (case, budget)}
-        leads = [_lead(own, [each for each in off if each.case == case and way(each) == other]) for other in others]
+        leads = [
+            _lead(own, budget, [each for each in off if each.case == case and way(each) == other]) for other in others
+        ]
         measured = [lead.mean for lead in leads if lead is not None]
         if not measured:
             continue
@@ -96,9 +98,8 @@ class _Lead:
         return f"{f'**{number}**' if bold else number} ({len(self.points)}){' *' if self.more_labels else ''}"
 
 
-def _lead(ours: Mapping[int, Record], other: Sequence[Record]) -> _Lead | None:
+def _lead(ours: Mapping[int, Record], budget: int, other: Sequence[Record]) -> _Lead | None:
     """Of ours, by seed, over another way of the same case; none without a seed in common, or with fewer labels only."""
-    budget = next(iter(ours.values())).budget
     pairs = [each for each in other if each.seed in ours and (each.budget == 0 or each.budget >= budget)]
     if not pairs:
         return None
